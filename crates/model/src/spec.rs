@@ -1,0 +1,168 @@
+//! What a user asked for: the content of `pipe.yaml` as checked values. The YAML and wire forms live in the `api` crate.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{PipeName, Secret, TableName};
+
+/// How a pipe treats the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicationMode {
+    /// Copy, then changes for good.
+    Cdc,
+    /// Copy once.
+    Snapshot,
+}
+
+/// `sslmode` of libpq (manual: "SSL Support").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    /// Never encrypt.
+    Disable,
+    /// Encrypt where the server offers it; certificates are not checked.
+    Prefer,
+    /// Encrypt or fail; certificates are not checked.
+    Require,
+    /// Encrypt and check that the certificate leads to a trusted authority.
+    VerifyCa,
+    /// As `VerifyCa`, and that it names the host.
+    VerifyFull,
+}
+
+/// Where and how to reach the source database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresSource {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Database.
+    pub database: String,
+    /// Role.
+    pub username: String,
+    /// Its password; empty where none is needed.
+    pub password: Secret,
+    /// Encryption.
+    pub tls_mode: TlsMode,
+    /// PEM text of the authorities to trust, in place of the public ones.
+    pub tls_ca: Option<String>,
+}
+
+/// Where and how to reach the destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClickHouseDestination {
+    /// `http://host:8123` or `https://host:8443`.
+    pub url: String,
+    /// Database; made where it does not exist.
+    pub database: String,
+    /// User.
+    pub username: String,
+    /// Password; may be empty.
+    pub password: Secret,
+}
+
+/// One table of a pipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSpec {
+    /// The table to copy.
+    pub source: TableName,
+    /// The destination table's name, in the destination's database.
+    pub target: String,
+    /// Columns that are left out.
+    pub excluded_columns: Vec<String>,
+    /// The destination's ORDER BY; empty means the key. Contains the key.
+    pub sorting_keys: Vec<String>,
+}
+
+/// Names of the three columns that Millrace adds to every destination table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataColumns {
+    /// `UInt64`: 0 for copied rows, the LSN of its own WAL record for a change.
+    pub version: String,
+    /// `UInt8`: 1 where the row is deleted.
+    pub is_deleted: String,
+    /// `DateTime64(9)`: when Millrace encoded the row.
+    pub synced_at: String,
+}
+
+impl MetadataColumns {
+    /// The default names.
+    pub fn millrace() -> Self {
+        Self::prefixed("_millrace")
+    }
+
+    /// The names that queries written for ClickPipes and PeerDB use.
+    pub fn peerdb() -> Self {
+        Self::prefixed("_peerdb")
+    }
+
+    fn prefixed(prefix: &str) -> Self {
+        Self {
+            version: format!("{prefix}_version"),
+            is_deleted: format!("{prefix}_is_deleted"),
+            synced_at: format!("{prefix}_synced_at"),
+        }
+    }
+}
+
+/// How a pipe goes about its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeSettings {
+    /// Longest time a committed change waits before it is sent; batches close earlier when the destination is free.
+    pub sync_interval: Duration,
+    /// Most rows in one insert of the stream, at least 1.
+    pub pull_batch_size: u32,
+    /// Partitions of one table that are read at a time; 0 is as many as the fleet and `max_source_connections` allow.
+    pub initial_load_parallelism: u32,
+    /// Most connections to the source that the copy uses at a time, at least 1.
+    pub max_source_connections: u32,
+    /// Rows that a partition should hold, at least 1,000.
+    pub snapshot_rows_per_partition: u32,
+    /// Tables that are copied at a time, at least 1.
+    pub snapshot_parallel_tables: u32,
+    /// A publication that exists already; `None` makes one that the pipe owns.
+    pub publication_name: Option<String>,
+    /// A name for the slot; `None` takes [`crate::PipeId::slot_name`].
+    pub replication_slot_name: Option<String>,
+    /// Whether nullable source columns become `Nullable`; otherwise NULL becomes the type's default.
+    pub allow_nullable_columns: bool,
+    /// Names of the metadata columns.
+    pub metadata_columns: MetadataColumns,
+}
+
+impl Default for PipeSettings {
+    fn default() -> Self {
+        Self {
+            sync_interval: Duration::from_secs(1),
+            pull_batch_size: 100_000,
+            initial_load_parallelism: 0,
+            max_source_connections: 8,
+            snapshot_rows_per_partition: 100_000,
+            snapshot_parallel_tables: 1,
+            publication_name: None,
+            replication_slot_name: None,
+            allow_nullable_columns: true,
+            metadata_columns: MetadataColumns::millrace(),
+        }
+    }
+}
+
+/// Everything a user says about a pipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeSpec {
+    /// Its name, unique in one Millrace.
+    pub name: PipeName,
+    /// What it does with the source.
+    pub mode: ReplicationMode,
+    /// The source.
+    pub source: PostgresSource,
+    /// The destination.
+    pub destination: ClickHouseDestination,
+    /// Tables, at least one; sources and targets are distinct.
+    pub tables: Vec<TableSpec>,
+    /// Settings.
+    pub settings: PipeSettings,
+}
