@@ -17,6 +17,7 @@ pub mod schema;
 pub mod secret;
 pub mod spec;
 pub mod time;
+pub mod work;
 
 pub use id::{Epoch, PipeId, PipeName, WorkerId};
 pub use lsn::Lsn;

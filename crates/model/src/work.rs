@@ -1,0 +1,252 @@
+//! What a coordinator asks of a worker and what a worker answers, as checked values.
+//! The wire form is `proto/millrace/worker/v1`; its file tells the protocol stage by stage.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableName, WorkerId};
+
+/// W3C trace context headers (`traceparent`, `tracestate`) of whatever led to a piece of work.
+pub type TraceContext = BTreeMap<String, String>;
+
+/// What provisioning learned about the destination and every later step must agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DestinationFacts {
+    /// Whether tables may have `Time64` columns; decides how `time` is mapped.
+    pub time64: bool,
+}
+
+/// One piece of work, given to one worker under one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// Names this assignment; every report carries it.
+    pub epoch: Epoch,
+    /// The pipe it belongs to.
+    pub pipe: PipeId,
+    /// What led to it.
+    pub trace: TraceContext,
+    /// The pipe's specification, of its tables only those that the work concerns.
+    pub spec: PipeSpec,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Check source and destination, describe the tables. Ends with [`Outcome::Provisioned`].
+    Provision,
+    /// Make the destination tables and the publication. Ends with [`Outcome::SetUp`].
+    SetUp {
+        /// The tables as provisioned.
+        tables: Vec<TableDefinition>,
+        /// As provisioned.
+        destination: DestinationFacts,
+    },
+    /// Make the slot where asked, export a snapshot, report [`Progress::SnapshotReady`] and hold it until revoked.
+    Snapshot {
+        /// Which slot, and whether to make it.
+        slot: SlotRequest,
+        /// Tables to measure under the snapshot.
+        tables: Vec<TableDefinition>,
+    },
+    /// Copy one partition. Ends with [`Outcome::Copied`].
+    Copy {
+        /// The table.
+        table: TableDefinition,
+        /// For `SET TRANSACTION SNAPSHOT`.
+        snapshot_name: String,
+        /// Number of the partition in its table, from 0.
+        partition: u32,
+        /// Its pages.
+        range: PageRange,
+        /// As provisioned.
+        destination: DestinationFacts,
+    },
+    /// Carry changes from the slot to the destination until drained or revoked. Ends, when drained, with [`Outcome::Drained`].
+    Stream {
+        /// The slot.
+        slot_name: String,
+        /// The publication.
+        publication_name: String,
+        /// The cluster that the slot must be in.
+        system_identifier: u64,
+        /// Where the slot began.
+        consistent_point: Lsn,
+        /// The last durable position that was recorded; zero where none was.
+        durable: Lsn,
+        /// Tables to carry; those set aside are absent.
+        tables: Vec<TableDefinition>,
+        /// As provisioned.
+        destination: DestinationFacts,
+    },
+    /// See to it that nobody of ours reads the slot any more. Ends with [`Outcome::Released`].
+    Release {
+        /// The slot.
+        slot_name: String,
+    },
+    /// Free what the pipe holds at the source. Ends with [`Outcome::TornDown`].
+    Teardown {
+        /// The slot, where one may exist.
+        slot_name: Option<String>,
+        /// The publication, where the pipe owns one.
+        publication_name: Option<String>,
+    },
+}
+
+/// Which slot a snapshot goes with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotRequest {
+    /// Make it, and drop one of that name that is left from a try nobody recorded.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// Make one that vanishes with its session: a snapshot-only pipe keeps none.
+    Temporary {
+        /// Its name.
+        name: String,
+    },
+    /// It stands already; only export a snapshot.
+    Existing {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Work {
+    /// One word for logs, metrics and people.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Work::Provision => "provision",
+            Work::SetUp { .. } => "setup",
+            Work::Snapshot { .. } => "snapshot",
+            Work::Copy { .. } => "copy",
+            Work::Stream { .. } => "stream",
+            Work::Release { .. } => "release",
+            Work::Teardown { .. } => "teardown",
+        }
+    }
+}
+
+/// A table as large as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableSize {
+    /// The source table.
+    pub table: TableName,
+    /// Pages of its main fork; 0 for a partitioned table, which has none of its own.
+    pub pages: u32,
+    /// Rows as the planner believes; 0 where unknown.
+    pub estimated_rows: u64,
+}
+
+/// How far a piece of work is. The newest replaces those before it; none has to arrive save `SnapshotReady`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// The snapshot can be used while the assignment stands.
+    SnapshotReady {
+        /// For `SET TRANSACTION SNAPSHOT`.
+        snapshot_name: String,
+        /// Where the new slot begins; zero where none was made.
+        consistent_point: Lsn,
+        /// The tables under the snapshot.
+        sizes: Vec<TableSize>,
+    },
+    /// A partition, in part.
+    Copy {
+        /// Rows read so far.
+        rows: u64,
+        /// Bytes read so far.
+        bytes: u64,
+    },
+    /// The stream.
+    Stream(StreamProgress),
+}
+
+/// How far a stream is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StreamProgress {
+    /// Everything at or below it is in the destination.
+    pub durable: Lsn,
+    /// The source's log as last heard.
+    pub source: Lsn,
+    /// Changes applied since the assignment began.
+    pub changes: u64,
+    /// From commit to visible, of the newest batch.
+    pub delay: Option<Duration>,
+    /// Whether everything that was in the log when the assignment began is durable.
+    pub caught_up: bool,
+    /// Changes by source table since the assignment began.
+    pub tables: Vec<(TableName, u64)>,
+}
+
+/// How a piece of work ended well.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// [`Work::Provision`]
+    Provisioned {
+        /// `IDENTIFY_SYSTEM`'s systemid.
+        system_identifier: u64,
+        /// `server_version_num`, such as 170010.
+        server_version: u32,
+        /// The tables in the order of the specification.
+        tables: Vec<TableDefinition>,
+        /// What was found and does not stand in the way.
+        warnings: Vec<Problem>,
+        /// Facts for later steps.
+        destination: DestinationFacts,
+    },
+    /// [`Work::SetUp`]
+    SetUp,
+    /// [`Work::Copy`]
+    Copied {
+        /// Rows of the partition.
+        rows: u64,
+        /// Their bytes in binary COPY.
+        bytes: u64,
+    },
+    /// [`Work::Stream`]: everything that was read is in the destination and the slot is released.
+    Drained {
+        /// Up to here.
+        durable: Lsn,
+    },
+    /// [`Work::Release`]
+    Released,
+    /// [`Work::Teardown`]
+    TornDown {
+        /// What could not be freed, and why.
+        left_behind: Vec<Problem>,
+    },
+}
+
+/// What a worker says about one of its assignments.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// It gets on.
+    Progress(Progress),
+    /// It is done.
+    Finished(Outcome),
+    /// It cannot be done now; at least one problem, the first decides what follows.
+    Failed(Vec<Problem>),
+    /// The stream leaves out the problem's table from now on.
+    TableSetAside(Problem),
+}
+
+/// A worker introduces itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Unique in the fleet, stable over reconnects.
+    pub worker: WorkerId,
+    /// Made anew at every start of the process.
+    pub instance: String,
+    /// Its release.
+    pub version: String,
+    /// Most assignments at a time, at least 1.
+    pub max_tasks: u32,
+    /// Ceiling of memory that grows with data, in bytes.
+    pub memory_budget: u64,
+    /// Epochs of what it holds, finished work included that was not yet recorded.
+    pub held: Vec<Epoch>,
+}
