@@ -44,6 +44,8 @@ pub enum Work {
         tables: Vec<TableDefinition>,
         /// As provisioned.
         destination: DestinationFacts,
+        /// Empty the destination tables of copied rows: the copy of a snapshot-only pipe begins anew.
+        clear: bool,
     },
     /// Make the slot where asked, export a snapshot, report [`Progress::SnapshotReady`] and hold it until revoked.
     Snapshot {
