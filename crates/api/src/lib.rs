@@ -1,1 +1,5 @@
 //! Placeholder.
+#[allow(missing_docs)]
+pub mod proto {
+    pub mod pipe { tonic::include_proto!("millrace.pipe.v1"); }
+}

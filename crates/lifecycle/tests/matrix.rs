@@ -1,5 +1,7 @@
 //! Every (state, event) and (state, command) pair, as text: a change of the life cycle shows as a change of these files.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::fmt::Write as _;
 
 use millrace_lifecycle::command::{Command, check};

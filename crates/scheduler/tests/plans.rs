@@ -1,5 +1,7 @@
 //! Planner scenarios: facts in, the plan as text out.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeMap;
 
 use millrace_model::{Epoch, PipeId};
