@@ -319,6 +319,11 @@ impl PipeAggregate {
         std::mem::take(&mut self.orders)
     }
 
+    /// Marks the durable position for storing: it moves too often to be stored each time, and the slot itself holds the truth.
+    pub fn store_position(&mut self) {
+        self.touched.pipe = true;
+    }
+
     pub(crate) fn order(&mut self, worker: WorkerId, order: Order) {
         self.orders.push((worker, order));
     }

@@ -47,6 +47,17 @@ pub struct WantedTask<T> {
     pub prefers: Option<WorkerId>,
 }
 
+/// What becomes of an assignment whose worker wants to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnLeave {
+    /// The worker finishes it first: it is short, or nobody else can go on with it.
+    Finish,
+    /// It is asked to drain; another worker goes on from there.
+    Drain,
+    /// It is taken back at once; another worker can begin it anew at little cost.
+    HandBack,
+}
+
 /// A task in a worker's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldTask<T> {
@@ -58,8 +69,8 @@ pub struct HeldTask<T> {
     pub holder: Holder,
     /// Whether it was asked to drain already.
     pub draining: bool,
-    /// Whether it can be drained rather than cut off.
-    pub drainable: bool,
+    /// What becomes of it when its worker leaves.
+    pub on_leave: OnLeave,
     /// Whether it opens connections that count against the source's limit.
     pub counts_against_source: bool,
 }
@@ -166,7 +177,9 @@ pub fn plan<T: Clone + Eq + Hash + Ord>(
     }
     for pipe in pipes {
         for wanted in &pipe.wanted {
-            let stands = pipe.held.iter().any(|held| held.task == wanted.task && held.holder != Holder::Lost);
+            let stands = pipe.held.iter().any(|held| {
+                held.task == wanted.task && !matches!(correction(pipe, held), Some(Action::Withdraw { .. }))
+            });
             if stands || !wanted.due {
                 continue;
             }
@@ -223,10 +236,16 @@ fn correction<T: Clone + Eq>(pipe: &PipeFacts<T>, held: &HeldTask<T>) -> Option<
     match held.holder {
         Holder::Lost => Some(withdraw("its worker's lease has ended")),
         _ if !wanted => Some(withdraw("the pipe no longer calls for it")),
-        Holder::Leaving if held.drainable && !held.draining => {
-            Some(Action::Drain { pipe: pipe.pipe.clone(), epoch: held.epoch, reason: "its worker leaves" })
-        }
-        Holder::Leaving | Holder::Present => None,
+        Holder::Leaving => match held.on_leave {
+            OnLeave::Drain if !held.draining => Some(Action::Drain {
+                pipe: pipe.pipe.clone(),
+                epoch: held.epoch,
+                reason: "its worker leaves",
+            }),
+            OnLeave::HandBack => Some(withdraw("its worker leaves")),
+            OnLeave::Drain | OnLeave::Finish => None,
+        },
+        Holder::Present => None,
     }
 }
 

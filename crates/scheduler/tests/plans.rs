@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use millrace_model::{Epoch, PipeId};
-use millrace_scheduler::plan::{Action, HeldTask, Holder, PipeFacts, WantedTask, WorkerFacts, plan};
+use millrace_scheduler::plan::{Action, HeldTask, Holder, OnLeave, PipeFacts, WantedTask, WorkerFacts, plan};
 use proptest::prelude::*;
 
 fn worker(id: &str, tasks: u32) -> WorkerFacts {
@@ -38,7 +38,11 @@ fn held(epoch: u64, task: &str, holder: Holder) -> HeldTask<String> {
         task: task.into(),
         holder,
         draining: false,
-        drainable: task == "stream",
+        on_leave: match task {
+            "stream" => OnLeave::Drain,
+            "snapshot" => OnLeave::HandBack,
+            _ => OnLeave::Finish,
+        },
         counts_against_source: task.starts_with("copy"),
     }
 }
@@ -104,7 +108,12 @@ fn what_is_no_longer_wanted_is_withdrawn() {
 #[test]
 fn a_leaving_worker_drains_its_streams_and_gets_nothing_new() {
     let leaving = WorkerFacts { draining: true, ..worker("a", 1) };
-    let pipe = pipe(1, vec![stream(None), copy(1)], vec![held(7, "stream", Holder::Leaving)]);
+    let snapshot = WantedTask { task: "snapshot".into(), takes_slot: false, ..stream(None) };
+    let pipe = pipe(
+        1,
+        vec![stream(None), snapshot, copy(1)],
+        vec![held(7, "stream", Holder::Leaving), held(8, "snapshot", Holder::Leaving)],
+    );
     insta::assert_snapshot!(planned(&[pipe], &[leaving]));
 }
 
