@@ -15,7 +15,7 @@ pub mod tuple;
 
 pub use decode::{Context, DecodeError, Expected, decode};
 pub use message::{
-    Begin, Body, Commit, Delete, Insert, LogicalMessage, Message, OldTuple, Prepared, Relation, RelationColumn,
-    RollbackPrepared, StreamAbort, StreamCommit, Truncate, Update,
+    Begin, Body, Commit, Delete, Insert, LogicalMessage, Message, OldTuple, Prepared, Relation,
+    RelationColumn, RollbackPrepared, StreamAbort, StreamCommit, Truncate, Update,
 };
 pub use tuple::{Cell, Cells, Tuple};

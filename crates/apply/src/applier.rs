@@ -1,0 +1,410 @@
+//! The stream's messages, one after another.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use millrace_mapping::EncodedBlock;
+use millrace_model::spec::MetadataColumns;
+use millrace_model::{Lsn, Problem, TableName, Timestamp};
+use millrace_pgoutput::{
+    Body, Context, DecodeError, Delete, Insert, OldTuple, Relation, Truncate, Tuple, Update, decode,
+};
+
+use crate::layout::Layout;
+use crate::table::{StreamTable, Table};
+
+/// Streaming of transactions in progress is not asked for, so changes never carry a transaction id; the highest protocol
+/// is named so that a message of it is recognised and refused by its name.
+const CONTEXT: Context = Context { protocol: 4, in_stream: false };
+
+/// A table by its place in the list that [`Applier::new`] was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableIndex(pub usize);
+
+/// Turns one session's messages into rows.
+///
+/// One replication session, one applier: what it knows of relations and of the open transaction ends with the session.
+pub struct Applier {
+    tables: Vec<Table>,
+    bindings: Bindings,
+    /// Commit time of the open transaction.
+    open: Option<Timestamp>,
+    committed: Lsn,
+    /// Tables with rows waiting, in the order of their first row.
+    waiting: Vec<usize>,
+    rows: usize,
+    bytes: usize,
+    changes: u64,
+    commits: Option<CommitTimes>,
+}
+
+/// What the caller must know of one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A change was turned into rows that wait for [`Applier::take`].
+    Buffered,
+    /// Nothing to do: the message only informs, or concerns a table that is not carried.
+    Ignored,
+    /// A transaction ended. [`Applier::committed`] has moved to `end`.
+    Committed {
+        /// End of its commit record.
+        end: Lsn,
+        /// When it committed.
+        commit_time: Timestamp,
+    },
+    /// Tables were emptied. The caller takes and writes what waits, and only when that is durable removes these tables' rows
+    /// whose version is below `lsn`; then it goes on with the next message.
+    Truncate {
+        /// Which.
+        tables: Vec<TableIndex>,
+        /// Start of the record.
+        lsn: Lsn,
+    },
+    /// Tables cannot go on, mostly one. From here on their changes are ignored; rows of them that wait are valid.
+    SetAside(Vec<(TableIndex, Problem)>),
+}
+
+/// Rows that are ready to be written.
+#[derive(Debug)]
+pub struct Batch {
+    /// At most one block a table, rows in the order of their changes.
+    pub blocks: Vec<(TableIndex, EncodedBlock)>,
+    /// Every change of a transaction whose commit ends at or before this is in this batch or an earlier one.
+    pub committed: Lsn,
+    /// When the transactions with changes in this batch committed; `None` where there are none.
+    pub commits: Option<CommitTimes>,
+    /// Inserts, updates and deletes in it. An update that moves a row is one change and two rows.
+    pub changes: u64,
+}
+
+/// Commit times of the first and last of some transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitTimes {
+    /// The earliest.
+    pub oldest: Timestamp,
+    /// The latest.
+    pub newest: Timestamp,
+}
+
+/// The stream itself is broken or not of the kind that was asked for: it must be opened again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// A message cannot be read.
+    #[error("the message at {lsn} cannot be read")]
+    Decode {
+        /// Where.
+        lsn: Lsn,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// Streaming of transactions in progress, or two-phase commit, which was not asked for.
+    #[error("the message {kind} at {lsn} belongs to a mode of replication that was not asked for")]
+    Unsupported {
+        /// Where.
+        lsn: Lsn,
+        /// Its name in the manual.
+        kind: &'static str,
+    },
+    /// A change or commit without a begin.
+    #[error("the message {kind} at {lsn} stands outside of a transaction")]
+    NoTransaction {
+        /// Where.
+        lsn: Lsn,
+        /// Its name in the manual.
+        kind: &'static str,
+    },
+    /// A begin before the commit of the transaction before.
+    #[error("the transaction at {lsn} begins inside of another")]
+    NestedTransaction {
+        /// Where.
+        lsn: Lsn,
+    },
+    /// A change of a relation that the session never described.
+    #[error("the change at {lsn} is of relation {oid}, which was not described before")]
+    UnknownRelation {
+        /// Where.
+        lsn: Lsn,
+        /// `pg_class.oid`
+        oid: u32,
+    },
+    /// A row whose cells do not fit its relation.
+    #[error("the change of {table} at {lsn} has {found} cells where the relation has {expected} columns")]
+    CellCount {
+        /// Where.
+        lsn: Lsn,
+        /// The table.
+        table: TableName,
+        /// Columns that the relation has.
+        expected: usize,
+        /// Cells that the row has.
+        found: usize,
+    },
+}
+
+impl Applier {
+    /// Begins a session. Duplicate definitions of one table must not occur.
+    pub fn new(tables: Vec<StreamTable>, metadata: &MetadataColumns) -> Self {
+        Self {
+            tables: tables.into_iter().map(|table| Table::new(table, metadata)).collect(),
+            bindings: Bindings::default(),
+            open: None,
+            committed: Lsn::ZERO,
+            waiting: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            changes: 0,
+            commits: None,
+        }
+    }
+
+    /// Takes in one message. `lsn` is the start that its XLogData names: for changes, the start of their own WAL record.
+    ///
+    /// # Errors
+    /// The session cannot go on; rows that wait are valid, but no transaction may be taken as complete beyond
+    /// [`Applier::committed`].
+    #[inline]
+    pub fn apply(&mut self, lsn: Lsn, payload: &[u8]) -> Result<Step, ApplyError> {
+        let message = decode(payload, &CONTEXT).map_err(|source| ApplyError::Decode { lsn, source })?;
+        let kind = message.body.kind();
+        match message.body {
+            Body::Insert(Insert { relation, new }) => self.change(lsn, kind, relation, Change::Insert(new)),
+            Body::Update(Update { relation, old, new }) => {
+                self.change(lsn, kind, relation, Change::Update(old, new))
+            }
+            Body::Delete(Delete { relation, old }) => self.change(lsn, kind, relation, Change::Delete(old)),
+            Body::Begin(begin) => {
+                if self.open.replace(begin.commit_time).is_some() {
+                    return Err(ApplyError::NestedTransaction { lsn });
+                }
+                Ok(Step::Ignored)
+            }
+            Body::Commit(commit) => {
+                if self.open.take().is_none() {
+                    return Err(ApplyError::NoTransaction { lsn, kind });
+                }
+                self.committed = self.committed.max(commit.end_lsn);
+                Ok(Step::Committed { end: commit.end_lsn, commit_time: commit.commit_time })
+            }
+            Body::Relation(relation) => Ok(self.relation(&relation)),
+            Body::Truncate(truncate) => self.truncate(lsn, kind, truncate),
+            Body::Origin { .. } | Body::Type { .. } | Body::LogicalMessage(_) => Ok(Step::Ignored),
+            Body::StreamStart { .. }
+            | Body::StreamStop
+            | Body::StreamCommit(_)
+            | Body::StreamAbort(_)
+            | Body::BeginPrepare(_)
+            | Body::Prepare(_)
+            | Body::CommitPrepared(_)
+            | Body::RollbackPrepared(_)
+            | Body::StreamPrepare(_) => Err(ApplyError::Unsupported { lsn, kind }),
+        }
+    }
+
+    /// Takes everything that waits. May be called in the middle of a transaction, which has committed at the source already;
+    /// [`Batch::committed`] then stands before it.
+    pub fn take(&mut self, synced_at: Timestamp) -> Batch {
+        let tables = &mut self.tables;
+        let finish = |index: usize| (TableIndex(index), tables[index].finish(synced_at));
+        let blocks = self.waiting.drain(..).map(finish).collect();
+        self.rows = 0;
+        self.bytes = 0;
+        Batch {
+            blocks,
+            committed: self.committed,
+            commits: self.commits.take(),
+            changes: std::mem::take(&mut self.changes),
+        }
+    }
+
+    /// Rows that wait.
+    pub fn buffered_rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of the blocks they will make; see [`millrace_mapping::BlockBuilder::bytes`] for how that relates to memory.
+    pub fn buffered_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// End of the last commit that was taken in; zero before the first.
+    pub fn committed(&self) -> Lsn {
+        self.committed
+    }
+
+    /// Whether a transaction has begun and not ended. Only when not, and when nothing waits, does a keepalive's position say
+    /// that everything before it is done.
+    pub fn in_transaction(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Ignores a table's changes from here on.
+    pub fn set_aside(&mut self, table: TableIndex) {
+        if let Some(table) = self.tables.get_mut(table.0) {
+            table.stream.active = false;
+        }
+    }
+
+    /// Whether a table's changes are carried.
+    pub fn is_active(&self, table: TableIndex) -> bool {
+        self.tables.get(table.0).is_some_and(|table| table.stream.active)
+    }
+
+    #[inline]
+    fn change(
+        &mut self,
+        lsn: Lsn,
+        kind: &'static str,
+        relation: u32,
+        change: Change<'_>,
+    ) -> Result<Step, ApplyError> {
+        let Some(commit_time) = self.open else { return Err(ApplyError::NoTransaction { lsn, kind }) };
+        let Some(binding) = self.bindings.find(relation) else {
+            return Err(ApplyError::UnknownRelation { lsn, oid: relation });
+        };
+        let Some((index, layout)) = binding else { return Ok(Step::Ignored) };
+        let table = &mut self.tables[*index];
+        if !table.stream.active {
+            return Ok(Step::Ignored);
+        }
+        for tuple in change.tuples().into_iter().flatten() {
+            if tuple.len() != layout.cells.len() {
+                return Err(ApplyError::CellCount {
+                    lsn,
+                    table: table.stream.definition.name.clone(),
+                    expected: layout.cells.len(),
+                    found: tuple.len(),
+                });
+            }
+        }
+        let rows = table.rows();
+        let written = match change {
+            Change::Insert(new) => table.insert(layout, lsn, new),
+            Change::Update(old, new) => table.update(layout, lsn, old, new),
+            Change::Delete(old) => table.delete(layout, lsn, old),
+        };
+        if rows == 0 && table.rows() > 0 {
+            self.waiting.push(*index);
+        }
+        self.rows += table.rows() - rows;
+        self.bytes += table.growth();
+        if let Err(problem) = written {
+            table.stream.active = false;
+            return Ok(Step::SetAside(vec![(TableIndex(*index), *problem)]));
+        }
+        self.changes += 1;
+        let commits = self.commits.get_or_insert(CommitTimes { oldest: commit_time, newest: commit_time });
+        commits.oldest = commits.oldest.min(commit_time);
+        commits.newest = commits.newest.max(commit_time);
+        Ok(Step::Buffered)
+    }
+
+    /// Matches a relation with the tables by oid and by name: a table that was renamed, dropped and made again, or given the
+    /// name of another shows in one of the two.
+    fn relation(&mut self, relation: &Relation) -> Step {
+        let mut binding = None;
+        let mut refused = Vec::new();
+        for (index, table) in self.tables.iter_mut().enumerate() {
+            let definition = &table.stream.definition;
+            let ours = definition.oid == relation.oid
+                || (definition.name.schema == relation.schema && definition.name.name == relation.name);
+            if !ours || !table.stream.active {
+                continue;
+            }
+            match Layout::match_up(relation, &table.stream) {
+                Ok(layout) => binding = Some((index, layout)),
+                Err(problem) => {
+                    table.stream.active = false;
+                    refused.push((TableIndex(index), *problem));
+                }
+            }
+        }
+        self.bindings.insert(relation.oid, binding);
+        if refused.is_empty() { Step::Ignored } else { Step::SetAside(refused) }
+    }
+
+    fn truncate(&self, lsn: Lsn, kind: &'static str, truncate: Truncate<'_>) -> Result<Step, ApplyError> {
+        if self.open.is_none() {
+            return Err(ApplyError::NoTransaction { lsn, kind });
+        }
+        let mut tables = Vec::new();
+        for oid in truncate.relations() {
+            let Some(binding) = self.bindings.get(oid) else {
+                return Err(ApplyError::UnknownRelation { lsn, oid });
+            };
+            if let Some((index, _)) = binding
+                && self.is_active(TableIndex(*index))
+            {
+                tables.push(TableIndex(*index));
+            }
+        }
+        Ok(if tables.is_empty() { Step::Ignored } else { Step::Truncate { tables, lsn } })
+    }
+}
+
+impl fmt::Debug for Applier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Applier")
+            .field("tables", &self.tables.len())
+            .field("committed", &self.committed)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A change of one row.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    Insert(Tuple<'a>),
+    Update(Option<OldTuple<'a>>, Tuple<'a>),
+    Delete(OldTuple<'a>),
+}
+
+impl<'a> Change<'a> {
+    fn tuples(&self) -> [Option<Tuple<'a>>; 2] {
+        match self {
+            Change::Insert(new) => [Some(*new), None],
+            Change::Update(old, new) => [Some(*new), old.map(|old| old.tuple())],
+            Change::Delete(old) => [Some(old.tuple()), None],
+        }
+    }
+}
+
+/// The table that a relation's changes go to, and how; `None` where they go nowhere.
+type Binding = Option<(usize, Layout)>;
+
+/// Relations that the session has described. Changes come in runs of one relation, so the last one found is kept at hand.
+#[derive(Default)]
+struct Bindings {
+    by_oid: HashMap<u32, usize>,
+    list: Vec<Binding>,
+    last: Option<(u32, usize)>,
+}
+
+impl Bindings {
+    fn insert(&mut self, oid: u32, binding: Binding) {
+        match self.by_oid.get(&oid) {
+            Some(index) => self.list[*index] = binding,
+            None => {
+                self.by_oid.insert(oid, self.list.len());
+                self.list.push(binding);
+            }
+        }
+    }
+
+    #[inline]
+    fn find(&mut self, oid: u32) -> Option<&Binding> {
+        let index = match self.last {
+            Some((last, index)) if last == oid => index,
+            _ => {
+                let index = *self.by_oid.get(&oid)?;
+                self.last = Some((oid, index));
+                index
+            }
+        };
+        self.list.get(index)
+    }
+
+    fn get(&self, oid: u32) -> Option<&Binding> {
+        self.list.get(*self.by_oid.get(&oid)?)
+    }
+}

@@ -1,0 +1,116 @@
+//! How the cells of a relation's tuples meet the columns of its destination table.
+
+use millrace_model::{Problem, ReplicaIdentity, SourceColumn};
+use millrace_pgoutput::Relation;
+
+use crate::StreamTable;
+use crate::problem;
+
+/// One entry per cell of a tuple.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) cells: Vec<CellPlace>,
+}
+
+/// What is to be done with one cell.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CellPlace {
+    /// The column it goes to; `None` where it is left out.
+    pub(crate) column: Option<usize>,
+    /// Part of the row's place: a change of it leaves a tombstone.
+    pub(crate) places: bool,
+    /// Carried by key tuples.
+    pub(crate) in_key_tuple: bool,
+}
+
+impl Layout {
+    /// Compares what the stream says of a table with what was recorded of it.
+    ///
+    /// # Errors
+    /// Says everything that changed in a way that would make later rows wrong.
+    pub(crate) fn match_up(relation: &Relation, table: &StreamTable) -> Result<Self, Box<Problem>> {
+        let changes = schema_changes(relation, table);
+        if !changes.is_empty() {
+            return Err(Box::new(problem::source_schema_changed(&table.definition.name, &changes)));
+        }
+        let unsent = generated_columns_not_sent(relation, table);
+        if !unsent.is_empty() {
+            return Err(Box::new(problem::generated_columns_not_streamed(&table.definition.name, &unsent)));
+        }
+        let place = table.place();
+        let lost: Vec<&str> = place.iter().copied().filter(|name| !old_value_sent(relation, name)).collect();
+        if !lost.is_empty() {
+            return Err(Box::new(problem::replica_identity_changed(&table.definition.name, &lost)));
+        }
+        let cells = relation.columns.iter().map(|cell| CellPlace {
+            column: table.columns.iter().position(|column| column.name == cell.name),
+            places: place.contains(&cell.name.as_str()),
+            in_key_tuple: cell.key,
+        });
+        Ok(Self { cells: cells.collect() })
+    }
+}
+
+fn old_value_sent(relation: &Relation, column: &str) -> bool {
+    match relation.replica_identity {
+        ReplicaIdentity::Full => true,
+        ReplicaIdentity::Nothing => false,
+        ReplicaIdentity::Default | ReplicaIdentity::Index => {
+            relation.columns.iter().any(|cell| cell.name == column && cell.key)
+        }
+    }
+}
+
+/// Planned columns that the source computes and does not publish; whatever were written in their stead would be wrong.
+fn generated_columns_not_sent<'a>(relation: &Relation, table: &'a StreamTable) -> Vec<&'a str> {
+    let planned = table.columns.iter().map(|column| column.name.as_str());
+    let unsent = planned.filter(|name| relation.columns.iter().all(|cell| cell.name != *name));
+    unsent.collect()
+}
+
+/// Everything that differs, save generated columns that are not sent, each as part of a sentence.
+fn schema_changes(relation: &Relation, table: &StreamTable) -> Vec<String> {
+    let definition = &table.definition;
+    let mut changes = Vec::new();
+    if relation.oid != definition.oid {
+        let (old, new) = (definition.oid, relation.oid);
+        changes.push(format!("another table bears its name now (oid {new} in place of {old})"));
+        return changes;
+    }
+    if relation.schema != definition.name.schema || relation.name != definition.name.name {
+        changes.push(format!("it is called {} now", problem::name_of(relation)));
+    }
+    for column in &table.columns {
+        let recorded = definition.columns.iter().find(|recorded| recorded.name == column.name);
+        let sent = relation.columns.iter().find(|cell| cell.name == column.name);
+        match (recorded, sent) {
+            (Some(recorded), Some(sent)) => {
+                if (recorded.type_oid, recorded.type_modifier) != (sent.type_oid, sent.type_modifier) {
+                    changes.push(format!(
+                        "column {:?} was {} (type oid {}, modifier {}) and has type oid {}, modifier {} now",
+                        column.name,
+                        recorded.type_name,
+                        recorded.type_oid,
+                        recorded.type_modifier,
+                        sent.type_oid,
+                        sent.type_modifier,
+                    ));
+                }
+            }
+            (Some(SourceColumn { generated: true, .. }), None) => {}
+            (_, None) => changes.push(format!("column {:?} is gone (dropped or renamed)", column.name)),
+            (None, Some(_)) => changes.push(format!("column {:?} was not recorded", column.name)),
+        }
+    }
+    for cell in &relation.columns {
+        let known = definition.columns.iter().any(|column| column.name == cell.name)
+            || table.excluded.contains(&cell.name);
+        if !known {
+            changes.push(format!(
+                "column {:?} is new (added or renamed; type oid {}, modifier {})",
+                cell.name, cell.type_oid, cell.type_modifier
+            ));
+        }
+    }
+    changes
+}

@@ -1,0 +1,71 @@
+//! Why a table is set aside, in words for people. Each code has a paragraph in `docs/errors.md`.
+
+use millrace_mapping::RowError;
+use millrace_model::{Problem, TableName};
+use millrace_pgoutput::Relation;
+
+/// An update left out a value that it did not change, and nothing here knows it (rulings: never a wrong value).
+pub(crate) fn toast_value_missing(table: &TableName, column: &str, key: &str) -> Problem {
+    Problem::operator(
+        "TOAST_VALUE_MISSING",
+        format!(
+            "an update of the row with {key} does not carry column {column:?}, which it left unchanged and which is \
+             stored out of line"
+        ),
+        format!("run ALTER TABLE {table} REPLICA IDENTITY FULL, then copy the table anew"),
+    )
+    .of_table(table)
+}
+
+/// A row cannot be carried over.
+pub(crate) fn row_not_carried(table: &TableName, key: &str, error: &RowError) -> Problem {
+    let remedy = match error {
+        RowError::Value(error) if !error.remedy().is_empty() => error.remedy(),
+        _ => "name the column under excludedColumns or mend the row, then copy the table anew",
+    };
+    let message = format!("the row with {key} cannot be carried over: {error}");
+    Problem::operator("VALUE_NOT_CARRIED", message, remedy).of_table(table)
+}
+
+/// The stream describes another table than was set up.
+pub(crate) fn source_schema_changed(table: &TableName, changes: &[String]) -> Problem {
+    Problem::operator(
+        "SOURCE_SCHEMA_CHANGED",
+        format!("the table changed at the source: {}", changes.join("; ")),
+        "undo the change or copy the table anew with its present columns",
+    )
+    .of_table(table)
+}
+
+/// Destination columns that the stream never carries.
+pub(crate) fn generated_columns_not_streamed(table: &TableName, columns: &[&str]) -> Problem {
+    Problem::operator(
+        "GENERATED_COLUMN_NOT_STREAMED",
+        format!("the change stream does not carry the generated columns {}", quoted(columns)),
+        "name them under excludedColumns, or publish them (PostgreSQL 18: publish_generated_columns = stored)",
+    )
+    .of_table(table)
+}
+
+/// Updates and deletes no longer say which row they mean.
+pub(crate) fn replica_identity_changed(table: &TableName, lost: &[&str]) -> Problem {
+    Problem::operator(
+        "REPLICA_IDENTITY_CHANGED",
+        format!(
+            "updates and deletes do not carry the old value of {}, by which rows are told apart",
+            quoted(lost)
+        ),
+        format!("run ALTER TABLE {table} REPLICA IDENTITY FULL or name the index over the key, then copy the table anew"),
+    )
+    .of_table(table)
+}
+
+fn quoted(columns: &[&str]) -> String {
+    let quoted: Vec<String> = columns.iter().map(|column| format!("{column:?}")).collect();
+    quoted.join(", ")
+}
+
+/// A relation's name as SQL writes it.
+pub(crate) fn name_of(relation: &Relation) -> TableName {
+    TableName::new(relation.schema.as_str(), relation.name.as_str())
+}

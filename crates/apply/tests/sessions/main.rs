@@ -1,0 +1,6 @@
+//! Replication sessions, built message by message, and the rows that they become.
+
+mod convergence;
+mod native;
+mod scenarios;
+mod scene;

@@ -1,0 +1,266 @@
+//! One column of a block: where values are appended, and how a half-appended row is taken back.
+
+use millrace_model::PgType;
+
+use crate::array::{elements_of_binary, elements_of_text};
+use crate::decoder::{Decoder, Fit, Form};
+use crate::dictionary::{Dictionary, DictionaryMark};
+use crate::error::Fault;
+use crate::native::Pieces;
+use crate::{ChType, ColumnPlan};
+
+/// What NULL becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnNull {
+    /// NULL.
+    Keep,
+    /// The type's default, as the user chose.
+    Default,
+    /// An empty array, which is counted, as ClickHouse has no nullable arrays.
+    Empty,
+    /// An error: the source said that there is none.
+    Refuse,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// Values one after another.
+    Plain { decoder: Decoder, bytes: Vec<u8> },
+    /// `LowCardinality`.
+    Dictionary(Dictionary),
+    /// `Array`: the ends of all arrays, and their elements as a column of their own.
+    Array { ends: Vec<u8>, elements: Box<Column>, delimiter: u8, unescaped: Vec<u8> },
+}
+
+/// How long a column was before the newest value.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    rows: usize,
+    altered: u64,
+    bytes: usize,
+    dictionary: DictionaryMark,
+}
+
+#[derive(Debug)]
+pub(crate) struct Column {
+    rows: usize,
+    on_null: OnNull,
+    /// One byte a row, 1 for NULL; only where the type is `Nullable`.
+    nulls: Option<Vec<u8>>,
+    body: Body,
+    altered: u64,
+    mark: Mark,
+}
+
+impl Column {
+    pub(crate) fn new(plan: &ColumnPlan) -> Self {
+        let on_null = match &plan.target {
+            target if target.holds_null() => OnNull::Keep,
+            _ if !plan.nullable => OnNull::Refuse,
+            ChType::Array(_) => OnNull::Empty,
+            _ => OnNull::Default,
+        };
+        Self::of_type(&plan.source, &plan.target, on_null)
+    }
+
+    fn of_type(source: &PgType, target: &ChType, on_null: OnNull) -> Self {
+        let plain = |target| Body::Plain { decoder: Decoder::choose(source, target), bytes: Vec::new() };
+        let (body, nulls) = match (source, target) {
+            (PgType::Array(source), ChType::Array(target)) => (array_body(source, target), None),
+            (PgType::Enum | PgType::Text, ChType::LowCardinality(inner)) => match inner.as_ref() {
+                ChType::String => (Body::Dictionary(Dictionary::new(false)), None),
+                ChType::Nullable(inner) if **inner == ChType::String => {
+                    (Body::Dictionary(Dictionary::new(true)), None)
+                }
+                _ => (plain(target), None),
+            },
+            (_, ChType::Nullable(inner)) => (plain(inner), Some(Vec::new())),
+            _ => (plain(target), None),
+        };
+        Self { rows: 0, on_null, nulls, body, altered: 0, mark: Mark::default() }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values that were altered by policy, elements of arrays included.
+    pub(crate) fn altered(&self) -> u64 {
+        match &self.body {
+            Body::Array { elements, .. } => self.altered + elements.altered,
+            Body::Plain { .. } | Body::Dictionary(_) => self.altered,
+        }
+    }
+
+    /// Appends a value or NULL as the next row. After a fault the column is as before.
+    #[inline]
+    pub(crate) fn append(&mut self, value: Option<&[u8]>, form: Form) -> Result<(), Fault> {
+        self.set_mark();
+        let appended = self.push(value, form);
+        if appended.is_err() {
+            self.take_back();
+        }
+        appended
+    }
+
+    /// Appends NULL where the column can hold it, else the type's default.
+    pub(crate) fn append_default(&mut self) {
+        self.set_mark();
+        self.push_default();
+    }
+
+    /// Takes the newest row back.
+    #[cold]
+    pub(crate) fn take_back(&mut self) {
+        let mark = self.mark;
+        self.rows = mark.rows;
+        self.altered = mark.altered;
+        if let Some(nulls) = &mut self.nulls {
+            nulls.truncate(mark.rows);
+        }
+        match &mut self.body {
+            Body::Plain { bytes, .. } => bytes.truncate(mark.bytes),
+            Body::Dictionary(dictionary) => dictionary.restore(mark.dictionary),
+            Body::Array { ends, elements, .. } => {
+                ends.truncate(mark.bytes);
+                elements.take_back();
+            }
+        }
+    }
+
+    #[inline]
+    fn set_mark(&mut self) {
+        self.mark.rows = self.rows;
+        self.mark.altered = self.altered;
+        match &mut self.body {
+            Body::Plain { bytes, .. } => self.mark.bytes = bytes.len(),
+            Body::Dictionary(dictionary) => self.mark.dictionary = dictionary.mark(),
+            Body::Array { ends, elements, .. } => {
+                self.mark.bytes = ends.len();
+                elements.set_mark();
+            }
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, value: Option<&[u8]>, form: Form) -> Result<(), Fault> {
+        let Some(value) = value else {
+            return self.push_null();
+        };
+        match &mut self.body {
+            Body::Plain { decoder, bytes } => match decoder.put(value, form, bytes)? {
+                Fit::Exact => {}
+                Fit::Altered => self.altered += 1,
+                Fit::Impossible => {
+                    self.altered += 1;
+                    self.push_default();
+                    return Ok(());
+                }
+            },
+            Body::Dictionary(dictionary) => dictionary.push(value),
+            Body::Array { ends, elements, delimiter, unescaped } => {
+                match form {
+                    Form::Binary => elements_of_binary(value, |element| elements.push(element, form))?,
+                    Form::Text => elements_of_text(value, *delimiter, unescaped, |element| {
+                        elements.push(element, form)
+                    })?,
+                }
+                ends.extend_from_slice(&(elements.rows as u64).to_le_bytes());
+            }
+        }
+        if let Some(nulls) = &mut self.nulls {
+            nulls.push(0);
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn push_null(&mut self) -> Result<(), Fault> {
+        match self.on_null {
+            OnNull::Keep | OnNull::Default => {}
+            OnNull::Empty => self.altered += 1,
+            OnNull::Refuse => return Err(Fault::Null),
+        }
+        self.push_default();
+        Ok(())
+    }
+
+    fn push_default(&mut self) {
+        match &mut self.body {
+            Body::Plain { decoder, bytes } => bytes.resize(bytes.len() + decoder.default_len(), 0),
+            Body::Dictionary(dictionary) => dictionary.push_default(),
+            Body::Array { ends, elements, .. } => {
+                ends.extend_from_slice(&(elements.rows as u64).to_le_bytes());
+            }
+        }
+        if let Some(nulls) = &mut self.nulls {
+            nulls.push(1);
+        }
+        self.rows += 1;
+    }
+
+    /// Bytes of the column in a block, without name and type. A block without rows has nothing else.
+    pub(crate) fn encoded_len(&self) -> usize {
+        if self.rows == 0 { 0 } else { self.prefix_len() + self.data_len() }
+    }
+
+    /// Writes the column and forgets its rows.
+    pub(crate) fn write(&mut self, out: &mut Pieces) {
+        if self.rows > 0 {
+            self.write_prefix(out);
+            self.write_data(out);
+        }
+    }
+
+    /// Some types begin with a prefix that stands before everything else, also before an outer array's ends.
+    fn prefix_len(&self) -> usize {
+        match &self.body {
+            Body::Plain { .. } => 0,
+            Body::Dictionary(_) => Dictionary::PREFIX_LEN,
+            Body::Array { elements, .. } => elements.prefix_len(),
+        }
+    }
+
+    fn write_prefix(&self, out: &mut Pieces) {
+        match &self.body {
+            Body::Plain { .. } => {}
+            Body::Dictionary(_) => Dictionary::write_prefix(out),
+            Body::Array { elements, .. } => elements.write_prefix(out),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        let nulls = self.nulls.as_ref().map_or(0, Vec::len);
+        nulls
+            + match &self.body {
+                Body::Plain { bytes, .. } => bytes.len(),
+                Body::Dictionary(dictionary) => dictionary.encoded_len(),
+                Body::Array { ends, elements, .. } => ends.len() + elements.data_len(),
+            }
+    }
+
+    fn write_data(&mut self, out: &mut Pieces) {
+        if let Some(nulls) = &mut self.nulls {
+            out.take(nulls);
+        }
+        match &mut self.body {
+            Body::Plain { bytes, .. } => out.take(bytes),
+            Body::Dictionary(dictionary) => dictionary.write(out),
+            Body::Array { ends, elements, .. } => {
+                out.take(ends);
+                elements.write_data(out);
+            }
+        }
+        self.rows = 0;
+        self.altered = 0;
+        self.mark = Mark::default();
+    }
+}
+
+fn array_body(source: &PgType, target: &ChType) -> Body {
+    // `box` is the one type whose arrays are not written with commas (manual: "Array Input and Output Syntax").
+    let delimiter = if matches!(source, PgType::Other(name) if name == "box") { b';' } else { b',' };
+    let on_null = if target.holds_null() { OnNull::Keep } else { OnNull::Refuse };
+    let elements = Box::new(Column::of_type(source, target, on_null));
+    Body::Array { ends: Vec::new(), elements, delimiter, unescaped: Vec::new() }
+}
