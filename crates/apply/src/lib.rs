@@ -19,6 +19,10 @@
 //! A row's *place* is its key, or the destination's sorting key where that is longer. A tombstone holds every value that
 //! the old tuple carries and defaults elsewhere.
 //!
+//! Known limit: a key that PostgreSQL checks only at the end of a statement (`DEFERRABLE`, possible only under full identity)
+//! lets two rows share a place for a moment, as when they swap keys in one `UPDATE`. The later row's tombstone then also
+//! hides the row that has just arrived there. Whoever describes tables must refuse such a key.
+//!
 //! Start reading at [`Applier`].
 
 pub mod applier;
@@ -26,5 +30,5 @@ mod layout;
 mod problem;
 mod table;
 
-pub use applier::{Applier, ApplyError, Batch, Step, TableIndex};
+pub use applier::{Applier, ApplyError, Batch, CommitTimes, Step, TableIndex};
 pub use table::StreamTable;

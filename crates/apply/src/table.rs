@@ -102,7 +102,7 @@ impl Table {
             && moved(layout, old, new)
         {
             // Checked before the tombstone, so that a row that cannot be written anew is not taken away either.
-            if let Some(column) = unsent(layout, old, new).filter(|_| false) {
+            if let Some(column) = unsent(layout, old, new) {
                 return Err(self.explain(&Fault::NotSent(column), layout, new, Some(old)));
             }
             let written = self.tombstone(layout, lsn, old);

@@ -131,6 +131,9 @@ pub struct PipeSettings {
     pub allow_nullable_columns: bool,
     /// Names of the metadata columns.
     pub metadata_columns: MetadataColumns,
+    /// Whether the destination drops deleted rows when it merges: the engine then takes version and deleted flag. Otherwise it
+    /// takes the version alone, and queries filter on the flag.
+    pub delete_on_merge: bool,
 }
 
 impl Default for PipeSettings {
@@ -146,6 +149,7 @@ impl Default for PipeSettings {
             replication_slot_name: None,
             allow_nullable_columns: true,
             metadata_columns: MetadataColumns::millrace(),
+            delete_on_merge: false,
         }
     }
 }

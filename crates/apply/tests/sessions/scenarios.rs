@@ -380,6 +380,15 @@ fn what_waits_is_counted_until_it_is_taken() {
     }
 }
 
+#[test]
+fn a_row_that_fails_half_way_leaves_nothing_behind() {
+    let mut scene = begun(ReplicaIdentity::Default);
+    scene.insert(ITEMS, "1, first, NULL");
+    let before = scene.applier.buffered_bytes();
+    scene.update(ITEMS, "2, a name that was appended already, ~");
+    assert_eq!((scene.applier.buffered_rows(), scene.applier.buffered_bytes()), (1, before));
+}
+
 /// Sends a changed description of `items`, then a change, and tells what came of it.
 fn described(change: impl FnOnce(&mut Relation)) -> String {
     let table = items(ReplicaIdentity::Default);
@@ -523,6 +532,28 @@ fn the_order_of_columns_at_the_source_does_not_matter_and_excluded_ones_are_left
       items
         0/30 + 1, first, note
         0/40 + 1, FIRST, note
+    ");
+}
+
+#[test]
+fn an_excluded_column_may_be_dropped() {
+    let mut table = items(ReplicaIdentity::Default);
+    table.excluded = vec!["secret".to_owned()];
+    let without = relation_of(&table);
+    let mut with = without.clone();
+    let secret = RelationColumn { key: false, name: "secret".to_owned(), type_oid: 25, type_modifier: -1 };
+    with.columns.insert(0, secret);
+    let mut scene = Scene::new(vec![table]);
+    scene.begin();
+    scene.relation(with);
+    scene.insert(ITEMS, "hidden, 1, first, note");
+    scene.relation(without);
+    scene.insert(ITEMS, "2, second, note");
+    assert_snapshot!(scene.story(), @r"
+    batch of 2 changes, committed 0/0, commits at 1s to 1s
+      items
+        0/30 + 1, first, note
+        0/50 + 2, second, note
     ");
 }
 
