@@ -1,0 +1,464 @@
+//! Pipe specifications on the wire: the rules that make one valid, and both directions.
+//!
+//! [`PipeSpec::try_from`] lists every violation. Outward there are two forms: [`with_secrets`] for the worker that needs them,
+//! [`without_secrets`] for everybody else.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use millrace_model::spec::{
+    ClickHouseDestination, MetadataColumns, PipeSettings, PostgresSource, ReplicationMode, TableSpec, TlsMode,
+};
+use millrace_model::{PipeName, PipeSpec, Secret, TableName};
+use url::Url;
+
+use crate::proto::pipe::v1 as wire;
+use crate::time;
+use crate::violation::{Checker, ProtocolError, joined};
+
+/// The port of PostgreSQL where none is given.
+pub const POSTGRES_PORT: u16 = 5432;
+/// The user of ClickHouse where none is given.
+pub const CLICKHOUSE_USER: &str = "default";
+/// Shortest and longest sync interval.
+pub const SYNC_INTERVAL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(3600));
+/// Fewest rows that a partition may be asked to hold.
+pub const LEAST_ROWS_PER_PARTITION: u32 = 1000;
+/// Bytes that PostgreSQL keeps of a name (manual: "Identifiers and Key Words").
+const LONGEST_NAME: usize = 63;
+
+/// The wire form with passwords: for an assignment, never for an answer to a user.
+pub fn with_secrets(spec: &PipeSpec) -> wire::PipeSpec {
+    wire::PipeSpec {
+        name: spec.name.to_string(),
+        replication_mode: wire::ReplicationMode::from(spec.mode).into(),
+        source: Some(source_with_secrets(&spec.source)),
+        destination: Some(wire::ClickHouseDestination {
+            url: spec.destination.url.clone(),
+            database: spec.destination.database.clone(),
+            username: spec.destination.username.clone(),
+            password: spec.destination.password.expose().to_owned(),
+        }),
+        tables: spec.tables.iter().map(wire::TableMapping::from).collect(),
+        settings: Some(wire::PipeSettings::from(&spec.settings)),
+    }
+}
+
+/// The wire form that users get back: passwords are empty.
+pub fn without_secrets(spec: &PipeSpec) -> wire::PipeSpec {
+    let mut visible = with_secrets(spec);
+    if let Some(source) = &mut visible.source {
+        source.password.clear();
+    }
+    if let Some(destination) = &mut visible.destination {
+        destination.password.clear();
+    }
+    visible
+}
+
+/// The wire form of a source with its password.
+pub fn source_with_secrets(source: &PostgresSource) -> wire::PostgresSource {
+    wire::PostgresSource {
+        host: source.host.clone(),
+        port: source.port.into(),
+        database: source.database.clone(),
+        username: source.username.clone(),
+        password: source.password.expose().to_owned(),
+        tls_mode: wire::TlsMode::from(source.tls_mode).into(),
+        tls_ca: source.tls_ca.clone().unwrap_or_default(),
+    }
+}
+
+impl From<ReplicationMode> for wire::ReplicationMode {
+    fn from(mode: ReplicationMode) -> Self {
+        match mode {
+            ReplicationMode::Cdc => Self::Cdc,
+            ReplicationMode::Snapshot => Self::Snapshot,
+        }
+    }
+}
+
+impl From<TlsMode> for wire::TlsMode {
+    fn from(mode: TlsMode) -> Self {
+        match mode {
+            TlsMode::Disable => Self::Disable,
+            TlsMode::Prefer => Self::Prefer,
+            TlsMode::Require => Self::Require,
+            TlsMode::VerifyCa => Self::VerifyCa,
+            TlsMode::VerifyFull => Self::VerifyFull,
+        }
+    }
+}
+
+impl From<&TableSpec> for wire::TableMapping {
+    fn from(table: &TableSpec) -> Self {
+        Self {
+            source: table.source.to_string(),
+            target: table.target.clone(),
+            excluded_columns: table.excluded_columns.clone(),
+            sorting_keys: table.sorting_keys.clone(),
+        }
+    }
+}
+
+impl From<&PipeSettings> for wire::PipeSettings {
+    fn from(settings: &PipeSettings) -> Self {
+        Self {
+            sync_interval: Some(time::duration(settings.sync_interval)),
+            pull_batch_size: Some(settings.pull_batch_size),
+            initial_load_parallelism: Some(settings.initial_load_parallelism),
+            max_source_connections: Some(settings.max_source_connections),
+            snapshot_num_rows_per_partition: Some(settings.snapshot_rows_per_partition),
+            snapshot_number_of_parallel_tables: Some(settings.snapshot_parallel_tables),
+            publication_name: settings.publication_name.clone().unwrap_or_default(),
+            replication_slot_name: settings.replication_slot_name.clone().unwrap_or_default(),
+            allow_nullable_columns: Some(settings.allow_nullable_columns),
+            metadata_columns: Some(wire::MetadataColumns {
+                version: settings.metadata_columns.version.clone(),
+                is_deleted: settings.metadata_columns.is_deleted.clone(),
+                synced_at: settings.metadata_columns.synced_at.clone(),
+            }),
+            delete_on_merge: Some(settings.delete_on_merge),
+        }
+    }
+}
+
+impl TryFrom<wire::PipeSpec> for PipeSpec {
+    type Error = ProtocolError;
+
+    fn try_from(spec: wire::PipeSpec) -> Result<Self, ProtocolError> {
+        read(spec, true)
+    }
+}
+
+impl TryFrom<wire::PostgresSource> for PostgresSource {
+    type Error = ProtocolError;
+
+    fn try_from(source: wire::PostgresSource) -> Result<Self, ProtocolError> {
+        let mut checker = Checker::default();
+        let source = read_source(&mut checker, "", source);
+        checker.finish(source)
+    }
+}
+
+/// A specification of which only some tables are named, perhaps none: as an assignment carries it.
+pub(crate) fn read_partial(spec: wire::PipeSpec) -> Result<PipeSpec, ProtocolError> {
+    read(spec, false)
+}
+
+fn read(spec: wire::PipeSpec, tables_required: bool) -> Result<PipeSpec, ProtocolError> {
+    let mut checker = Checker::default();
+    let name = if spec.name.is_empty() {
+        checker.refuse("name", "missing");
+        None
+    } else {
+        checker.accept("name", spec.name.parse::<PipeName>())
+    };
+    let mode = match spec.replication_mode() {
+        wire::ReplicationMode::Cdc => Some(ReplicationMode::Cdc),
+        wire::ReplicationMode::Snapshot => Some(ReplicationMode::Snapshot),
+        wire::ReplicationMode::Unspecified => {
+            checker.refuse("replicationMode", "missing or unknown; this release does cdc and snapshot");
+            None
+        }
+    };
+    let source = match spec.source {
+        Some(source) => read_source(&mut checker, "source", source),
+        None => refused(&mut checker, "source", "missing"),
+    };
+    let destination = match spec.destination {
+        Some(destination) => read_destination(&mut checker, "destination", destination),
+        None => refused(&mut checker, "destination", "missing"),
+    };
+    if tables_required && spec.tables.is_empty() {
+        checker.refuse("tables", "missing; name at least one table");
+    }
+    let tables = read_tables(&mut checker, spec.tables);
+    let settings = read_settings(&mut checker, spec.settings.unwrap_or_default());
+    let read = || {
+        Some(PipeSpec {
+            name: name?,
+            mode: mode?,
+            source: source?,
+            destination: destination?,
+            tables,
+            settings: settings?,
+        })
+    };
+    checker.finish(read())
+}
+
+fn refused<T>(checker: &mut Checker, field: &str, message: &str) -> Option<T> {
+    checker.refuse(field, message);
+    None
+}
+
+/// Refuses an empty text, and a NUL byte, which neither database takes.
+fn demand_text(checker: &mut Checker, field: &str, text: &str) {
+    checker.demand(!text.is_empty(), field, || "missing".to_owned());
+    demand_no_nul(checker, field, text);
+}
+
+fn demand_no_nul(checker: &mut Checker, field: &str, text: &str) {
+    checker.demand(!text.contains('\0'), field, || "holds a NUL byte".to_owned());
+}
+
+fn read_source(checker: &mut Checker, outer: &str, source: wire::PostgresSource) -> Option<PostgresSource> {
+    let at = |field: &str| joined(outer, field);
+    demand_text(checker, &at("host"), &source.host);
+    checker
+        .demand(!source.host.contains(char::is_whitespace), &at("host"), || "holds white space".to_owned());
+    demand_text(checker, &at("database"), &source.database);
+    demand_text(checker, &at("username"), &source.username);
+    demand_no_nul(checker, &at("password"), &source.password);
+    let port = match u16::try_from(source.port) {
+        Ok(0) => Some(POSTGRES_PORT),
+        Ok(port) => Some(port),
+        Err(_) => {
+            refused(checker, &at("port"), &format!("{} is not a port; expected 1 to 65535", source.port))
+        }
+    };
+    let tls_mode = match wire::TlsMode::try_from(source.tls_mode) {
+        Ok(wire::TlsMode::Disable) => Some(TlsMode::Disable),
+        Ok(wire::TlsMode::Prefer | wire::TlsMode::Unspecified) => Some(TlsMode::Prefer),
+        Ok(wire::TlsMode::Require) => Some(TlsMode::Require),
+        Ok(wire::TlsMode::VerifyCa) => Some(TlsMode::VerifyCa),
+        Ok(wire::TlsMode::VerifyFull) => Some(TlsMode::VerifyFull),
+        Err(_) => refused(checker, &at("tlsMode"), &format!("{} is not known", source.tls_mode)),
+    };
+    let tls_ca = (!source.tls_ca.is_empty()).then_some(source.tls_ca);
+    if let Some(pem) = &tls_ca {
+        checker.demand(pem.contains("-----BEGIN CERTIFICATE-----"), &at("tlsCa"), || {
+            "holds no PEM certificate".to_owned()
+        });
+        let checks = matches!(tls_mode, Some(TlsMode::VerifyCa | TlsMode::VerifyFull) | None);
+        checker.demand(checks, &at("tlsCa"), || {
+            "has no use here: only the modes verify-ca and verify-full check certificates".to_owned()
+        });
+    }
+    Some(PostgresSource {
+        host: source.host,
+        port: port?,
+        database: source.database,
+        username: source.username,
+        password: Secret::new(source.password),
+        tls_mode: tls_mode?,
+        tls_ca,
+    })
+}
+
+fn read_destination(
+    checker: &mut Checker,
+    outer: &str,
+    destination: wire::ClickHouseDestination,
+) -> Option<ClickHouseDestination> {
+    let at = |field: &str| joined(outer, field);
+    if destination.url.is_empty() {
+        checker.refuse(at("url"), "missing");
+    } else if let Err(message) = check_url(&destination.url) {
+        checker.refuse(at("url"), message);
+    }
+    demand_text(checker, &at("database"), &destination.database);
+    demand_no_nul(checker, &at("username"), &destination.username);
+    demand_no_nul(checker, &at("password"), &destination.password);
+    let username =
+        if destination.username.is_empty() { CLICKHOUSE_USER.to_owned() } else { destination.username };
+    Some(ClickHouseDestination {
+        url: destination.url,
+        database: destination.database,
+        username,
+        password: Secret::new(destination.password),
+    })
+}
+
+/// Whether the text is the address of a ClickHouse HTTP interface. The text itself is not repeated: it may hold a password.
+fn check_url(text: &str) -> Result<(), String> {
+    let url = Url::parse(text)
+        .map_err(|error| format!("not a URL ({error}); expected http://host:8123 or https://host:8443"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("'{}' is not spoken; expected http:// or https://", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or password; give them as username and password".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("holds more than an address; leave out what follows '?' or '#'".to_owned());
+    }
+    Ok(())
+}
+
+fn read_tables(checker: &mut Checker, mappings: Vec<wire::TableMapping>) -> Vec<TableSpec> {
+    let mut sources: HashMap<TableName, usize> = HashMap::new();
+    let mut targets: HashMap<String, usize> = HashMap::new();
+    let mut tables = Vec::with_capacity(mappings.len());
+    for (index, mapping) in mappings.into_iter().enumerate() {
+        let at = |field: &str| format!("tables[{index}].{field}");
+        let Some(source) = read_table_name(checker, &at("source"), &mapping.source) else { continue };
+        if let Some(first) = sources.get(&source) {
+            checker.refuse(at("source"), format!("{source} is listed already, as tables[{first}]"));
+            continue;
+        }
+        sources.insert(source.clone(), index);
+        let target = if mapping.target.is_empty() { source.default_target() } else { mapping.target };
+        demand_no_nul(checker, &at("target"), &target);
+        if let Some(first) = targets.get(&target) {
+            let message = format!(
+                "'{target}' is the destination of tables[{first}] already; several sources in one destination are not supported by this release"
+            );
+            checker.refuse(at("target"), message);
+        }
+        targets.insert(target.clone(), index);
+        check_columns(checker, &at("excludedColumns"), &mapping.excluded_columns);
+        check_columns(checker, &at("sortingKeys"), &mapping.sorting_keys);
+        for (position, column) in mapping.sorting_keys.iter().enumerate() {
+            let excluded = !column.is_empty() && mapping.excluded_columns.contains(column);
+            checker.demand(!excluded, &format!("tables[{index}].sortingKeys[{position}]"), || {
+                format!("'{column}' is an excluded column")
+            });
+        }
+        tables.push(TableSpec {
+            source,
+            target,
+            excluded_columns: mapping.excluded_columns,
+            sorting_keys: mapping.sorting_keys,
+        });
+    }
+    tables
+}
+
+fn read_table_name(checker: &mut Checker, field: &str, text: &str) -> Option<TableName> {
+    if text.is_empty() {
+        return refused(checker, field, "missing");
+    }
+    let name = checker.accept(field, text.parse::<TableName>())?;
+    // Quoted, a table may well have that name.
+    if name.name == "*" && !text.ends_with('"') {
+        return refused(checker, field, "whole schemas are not supported by this release; name each table");
+    }
+    demand_no_nul(checker, field, text);
+    Some(name)
+}
+
+/// Column names: not empty, each once.
+fn check_columns(checker: &mut Checker, field: &str, columns: &[String]) {
+    for (position, column) in columns.iter().enumerate() {
+        let at = format!("{field}[{position}]");
+        demand_text(checker, &at, column);
+        checker.demand(!columns[..position].contains(column), &at, || format!("'{column}' is listed twice"));
+    }
+}
+
+fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<PipeSettings> {
+    let defaults = PipeSettings::default();
+    let sync_interval = match &settings.sync_interval {
+        None => Some(defaults.sync_interval),
+        Some(interval) => {
+            let interval = time::read_duration(interval)
+                .filter(|interval| (SYNC_INTERVAL.0..=SYNC_INTERVAL.1).contains(interval));
+            if interval.is_none() {
+                checker.refuse("settings.syncInterval", "out of range; expected 1ms to 1h");
+            }
+            interval
+        }
+    };
+    let mut at_least = |field: &str, value: Option<u32>, default: u32, least: u32| {
+        let value = value.unwrap_or(default);
+        checker.demand(value >= least, &format!("settings.{field}"), || {
+            format!("{value} is out of range; expected at least {least}")
+        });
+        value
+    };
+    let pull_batch_size = at_least("pullBatchSize", settings.pull_batch_size, defaults.pull_batch_size, 1);
+    let max_source_connections =
+        at_least("maxSourceConnections", settings.max_source_connections, defaults.max_source_connections, 1);
+    let snapshot_rows_per_partition = at_least(
+        "snapshotNumRowsPerPartition",
+        settings.snapshot_num_rows_per_partition,
+        defaults.snapshot_rows_per_partition,
+        LEAST_ROWS_PER_PARTITION,
+    );
+    let snapshot_parallel_tables = at_least(
+        "snapshotNumberOfParallelTables",
+        settings.snapshot_number_of_parallel_tables,
+        defaults.snapshot_parallel_tables,
+        1,
+    );
+    let publication_name = Some(settings.publication_name).filter(|name| !name.is_empty());
+    if let Some(name) = &publication_name {
+        let valid = name.len() <= LONGEST_NAME && !name.contains('\0');
+        checker.demand(valid, "settings.publicationName", || {
+            "cannot be a publication's name; expected at most 63 bytes without NUL".to_owned()
+        });
+    }
+    let replication_slot_name = Some(settings.replication_slot_name).filter(|name| !name.is_empty());
+    if let Some(name) = &replication_slot_name {
+        // PostgreSQL manual: "Querying and Manipulating Replication Slots".
+        let valid = name.len() <= LONGEST_NAME
+            && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        checker.demand(valid, "settings.replicationSlotName", || {
+            format!("'{name}' cannot be a slot's name; expected at most 63 of a to z, 0 to 9 and _")
+        });
+    }
+    let metadata_columns = settings.metadata_columns.map_or(defaults.metadata_columns, |columns| {
+        let columns = MetadataColumns {
+            version: columns.version,
+            is_deleted: columns.is_deleted,
+            synced_at: columns.synced_at,
+        };
+        let named = [
+            ("version", &columns.version),
+            ("isDeleted", &columns.is_deleted),
+            ("syncedAt", &columns.synced_at),
+        ];
+        for (position, (field, name)) in named.iter().enumerate() {
+            let at = format!("settings.metadataColumns.{field}");
+            demand_text(checker, &at, name);
+            let distinct = name.is_empty() || named[..position].iter().all(|(_, other)| other != name);
+            checker.demand(distinct, &at, || format!("'{name}' names another metadata column"));
+        }
+        columns
+    });
+    Some(PipeSettings {
+        sync_interval: sync_interval?,
+        pull_batch_size,
+        initial_load_parallelism: settings
+            .initial_load_parallelism
+            .unwrap_or(defaults.initial_load_parallelism),
+        max_source_connections,
+        snapshot_rows_per_partition,
+        snapshot_parallel_tables,
+        publication_name,
+        replication_slot_name,
+        allow_nullable_columns: settings.allow_nullable_columns.unwrap_or(defaults.allow_nullable_columns),
+        metadata_columns,
+        delete_on_merge: settings.delete_on_merge.unwrap_or(defaults.delete_on_merge),
+    })
+}
+
+/// Shows whether there is a password, not which.
+impl fmt::Debug for wire::PostgresSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSource")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("database", &self.database)
+            .field("username", &self.username)
+            .field("password", &Secret::new(self.password.as_str()))
+            .field("tls_mode", &self.tls_mode())
+            .field("tls_ca", &self.tls_ca)
+            .finish()
+    }
+}
+
+/// Shows whether there is a password, not which.
+impl fmt::Debug for wire::ClickHouseDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClickHouseDestination")
+            .field("url", &self.url)
+            .field("database", &self.database)
+            .field("username", &self.username)
+            .field("password", &Secret::new(self.password.as_str()))
+            .finish()
+    }
+}

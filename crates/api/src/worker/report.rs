@@ -1,0 +1,172 @@
+//! What a worker reports about an assignment.
+
+use std::time::Duration;
+
+use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, TableSize};
+use millrace_model::{Epoch, Lsn, Problem};
+
+use crate::problem::{problems_in, problems_out, table};
+use crate::proto::pipe::v1 as pipe_wire;
+use crate::proto::worker::v1 as wire;
+use crate::violation::ProtocolError;
+use crate::worker::{WorkerMessage, missing, read_epoch, table as definition};
+
+use wire::connect_request::Message as Request;
+use wire::finished::Result as WireOutcome;
+use wire::progress::Progress as WireProgress;
+
+pub(super) fn write(epoch: Epoch, report: &Report) -> Request {
+    let epoch = epoch.0;
+    match report {
+        Report::Progress(progress) => {
+            Request::Progress(wire::Progress { epoch, progress: Some(write_progress(progress)) })
+        }
+        Report::Finished(outcome) => {
+            Request::Finished(wire::Finished { epoch, result: Some(write_outcome(outcome)) })
+        }
+        Report::Failed(problems) => Request::Failed(wire::Failed { epoch, problems: problems_out(problems) }),
+        Report::TableSetAside(problem) => Request::TableSetAside(wire::TableSetAside {
+            epoch,
+            problem: Some(pipe_wire::Problem::from(problem)),
+        }),
+    }
+}
+
+fn write_progress(progress: &Progress) -> WireProgress {
+    match progress {
+        Progress::SnapshotReady { snapshot_name, consistent_point, sizes } => {
+            let size = |size: &TableSize| wire::TableSize {
+                table: size.table.to_string(),
+                pages: size.pages,
+                estimated_rows: size.estimated_rows,
+            };
+            WireProgress::Snapshot(wire::SnapshotReady {
+                snapshot_name: snapshot_name.clone(),
+                consistent_point: consistent_point.0,
+                sizes: sizes.iter().map(size).collect(),
+            })
+        }
+        Progress::Copy { rows, bytes } => {
+            WireProgress::Copy(wire::CopyProgress { rows: *rows, bytes: *bytes })
+        }
+        Progress::Stream(stream) => WireProgress::Stream(wire::StreamProgress {
+            durable_lsn: stream.durable.0,
+            source_lsn: stream.source.0,
+            changes_applied: stream.changes,
+            // Zero says that there is none, so a delay below a microsecond counts as one.
+            delay_micros: stream
+                .delay
+                .map_or(0, |delay| u64::try_from(delay.as_micros()).unwrap_or(u64::MAX).max(1)),
+            caught_up: false,
+            tables: stream
+                .tables
+                .iter()
+                .map(|(table, changes)| wire::TableChanges { table: table.to_string(), changes: *changes })
+                .collect(),
+        }),
+    }
+}
+
+fn write_outcome(outcome: &Outcome) -> WireOutcome {
+    match outcome {
+        Outcome::Provisioned { system_identifier, server_version, tables, warnings, destination } => {
+            WireOutcome::Provision(wire::ProvisionResult {
+                system_identifier: *system_identifier,
+                server_version: *server_version,
+                tables: definition::write_all(tables),
+                warnings: problems_out(warnings),
+                destination_time64: destination.time64,
+            })
+        }
+        Outcome::SetUp => WireOutcome::SetUp(wire::SetUpResult {}),
+        Outcome::Copied { rows, bytes } => WireOutcome::Copy(wire::CopyResult { rows: *rows, bytes: *bytes }),
+        Outcome::Drained { durable } => WireOutcome::Stream(wire::StreamResult { durable_lsn: durable.0 }),
+        Outcome::Released => WireOutcome::Release(wire::ReleaseResult {}),
+        Outcome::TornDown { left_behind } => {
+            WireOutcome::Teardown(wire::TeardownResult { left_behind: problems_out(left_behind) })
+        }
+    }
+}
+
+fn message(epoch: u64, report: Report) -> Result<WorkerMessage, ProtocolError> {
+    Ok(WorkerMessage::Report { epoch: read_epoch("epoch", epoch)?, report })
+}
+
+pub(super) fn read_progress(progress: wire::Progress) -> Result<WorkerMessage, ProtocolError> {
+    let read = match progress.progress.ok_or_else(|| missing("progress"))? {
+        WireProgress::Snapshot(ready) => read_snapshot(ready).map_err(|error| error.within("snapshot"))?,
+        WireProgress::Copy(copy) => Progress::Copy { rows: copy.rows, bytes: copy.bytes },
+        WireProgress::Stream(stream) => {
+            Progress::Stream(read_stream(stream).map_err(|error| error.within("stream"))?)
+        }
+    };
+    message(progress.epoch, Report::Progress(read))
+}
+
+fn read_snapshot(ready: wire::SnapshotReady) -> Result<Progress, ProtocolError> {
+    if ready.snapshot_name.is_empty() {
+        return Err(missing("snapshotName"));
+    }
+    let size = |(index, size): (usize, wire::TableSize)| {
+        Ok(TableSize {
+            table: table(&format!("sizes[{index}].table"), &size.table)?,
+            pages: size.pages,
+            estimated_rows: size.estimated_rows,
+        })
+    };
+    Ok(Progress::SnapshotReady {
+        snapshot_name: ready.snapshot_name,
+        consistent_point: Lsn(ready.consistent_point),
+        sizes: ready.sizes.into_iter().enumerate().map(size).collect::<Result<_, ProtocolError>>()?,
+    })
+}
+
+fn read_stream(stream: wire::StreamProgress) -> Result<StreamProgress, ProtocolError> {
+    let changes = |(index, changes): (usize, wire::TableChanges)| {
+        Ok((table(&format!("tables[{index}].table"), &changes.table)?, changes.changes))
+    };
+    Ok(StreamProgress {
+        durable: Lsn(stream.durable_lsn),
+        source: Lsn(stream.source_lsn),
+        changes: stream.changes_applied,
+        delay: (stream.delay_micros > 0).then(|| Duration::from_micros(stream.delay_micros)),
+        caught_up: stream.caught_up,
+        tables: stream.tables.into_iter().enumerate().map(changes).collect::<Result<_, ProtocolError>>()?,
+    })
+}
+
+pub(super) fn read_finished(finished: wire::Finished) -> Result<WorkerMessage, ProtocolError> {
+    let outcome = match finished.result.ok_or_else(|| missing("result"))? {
+        WireOutcome::Provision(result) => Outcome::Provisioned {
+            system_identifier: result.system_identifier,
+            server_version: result.server_version,
+            tables: definition::read_all("provision.tables", result.tables)?,
+            warnings: problems_in("provision.warnings", result.warnings)?,
+            destination: DestinationFacts { time64: result.destination_time64 },
+        },
+        WireOutcome::SetUp(wire::SetUpResult {}) => Outcome::SetUp,
+        WireOutcome::Copy(result) => Outcome::Copied { rows: result.rows, bytes: result.bytes },
+        WireOutcome::Stream(result) => Outcome::Drained { durable: Lsn(result.durable_lsn) },
+        WireOutcome::Release(wire::ReleaseResult {}) => Outcome::Released,
+        WireOutcome::Teardown(result) => {
+            Outcome::TornDown { left_behind: problems_in("teardown.leftBehind", result.left_behind)? }
+        }
+    };
+    message(finished.epoch, Report::Finished(outcome))
+}
+
+pub(super) fn read_failed(failed: wire::Failed) -> Result<WorkerMessage, ProtocolError> {
+    if failed.problems.is_empty() {
+        return Err(missing("problems"));
+    }
+    message(failed.epoch, Report::Failed(problems_in("problems", failed.problems)?))
+}
+
+pub(super) fn read_set_aside(set_aside: wire::TableSetAside) -> Result<WorkerMessage, ProtocolError> {
+    let problem = set_aside.problem.ok_or_else(|| missing("problem"))?;
+    let problem = Problem::try_from(problem).map_err(|error| error.within("problem"))?;
+    if problem.table.is_none() {
+        return Err(missing("problem.table"));
+    }
+    message(set_aside.epoch, Report::TableSetAside(problem))
+}

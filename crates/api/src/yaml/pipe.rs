@@ -1,0 +1,198 @@
+//! The keys of a `pipe.yaml`.
+
+use millrace_model::spec::MetadataColumns;
+
+use crate::proto::pipe::v1 as wire;
+use crate::time;
+use crate::yaml::node::{Node, Value};
+use crate::yaml::scalar;
+use crate::yaml::section::{Given, Reader, Section};
+
+/// The default of `maxHeldWal`, the only one that this release accepts.
+const MAX_HELD_WAL: u64 = 1 << 30;
+
+/// Reads the file into the wire form. What is refused stays at its default there, and is recorded in the reader.
+pub(super) fn read(reader: &mut Reader<'_>, root: Node) -> wire::PipeSpec {
+    let root = Given { path: String::new(), node: root };
+    if matches!(root.node.value, Value::Null) {
+        reader.refuse(&root, "the file is empty");
+        return wire::PipeSpec::default();
+    }
+    let known = ["name", "replicationMode", "source", "destination", "tables", "settings"];
+    let Some(mut root) = reader.section(root, &known) else { return wire::PipeSpec::default() };
+    let modes = [("cdc", wire::ReplicationMode::Cdc), ("snapshot", wire::ReplicationMode::Snapshot)];
+    let mode = reader.choice(&mut root, "replicationMode", &modes, &["cdc_only"]);
+    wire::PipeSpec {
+        name: reader.text(&mut root, "name"),
+        replication_mode: mode.unwrap_or(wire::ReplicationMode::Cdc).into(),
+        source: nested(reader, &mut root, "source", "postgres").and_then(|given| source(reader, given)),
+        destination: nested(reader, &mut root, "destination", "clickhouse")
+            .and_then(|given| destination(reader, given)),
+        tables: reader.list(&mut root, "tables").into_iter().map(|given| table(reader, given)).collect(),
+        settings: root.take("settings").and_then(|given| settings(reader, given)),
+    }
+}
+
+/// The section `inner`, the only one that `outer` may hold.
+fn nested(reader: &mut Reader<'_>, root: &mut Section, outer: &str, inner: &str) -> Option<Given> {
+    let given = root.take(outer)?;
+    reader.section(given, &[inner])?.take(inner)
+}
+
+fn source(reader: &mut Reader<'_>, given: Given) -> Option<wire::PostgresSource> {
+    let mut section = reader.section(given, &["host", "port", "database", "username", "password", "tls"])?;
+    let tls = section.take("tls").and_then(|given| reader.section(given, &["mode", "caFile"]));
+    let mut tls = tls.unwrap_or_else(Section::empty);
+    let modes = [
+        ("disable", wire::TlsMode::Disable),
+        ("prefer", wire::TlsMode::Prefer),
+        ("require", wire::TlsMode::Require),
+        ("verify-ca", wire::TlsMode::VerifyCa),
+        ("verify-full", wire::TlsMode::VerifyFull),
+    ];
+    Some(wire::PostgresSource {
+        host: reader.text(&mut section, "host"),
+        port: port(reader, &mut section),
+        database: reader.text(&mut section, "database"),
+        username: reader.text(&mut section, "username"),
+        password: reader.text(&mut section, "password"),
+        tls_mode: reader.choice(&mut tls, "mode", &modes, &[]).unwrap_or(wire::TlsMode::Unspecified).into(),
+        tls_ca: reader.file(&mut tls, "caFile").unwrap_or_default(),
+    })
+}
+
+/// The wire form reads 0 as "not given"; in a file it is a wrong number.
+fn port(reader: &mut Reader<'_>, section: &mut Section) -> u32 {
+    let Some(given) = section.take("port") else { return 0 };
+    let port = reader.given_number(&given).unwrap_or_default();
+    if matches!(given.node.value, Value::Integer(0)) {
+        reader.refuse(&given, "0 is not a port; expected 1 to 65535");
+    }
+    port
+}
+
+fn destination(reader: &mut Reader<'_>, given: Given) -> Option<wire::ClickHouseDestination> {
+    let mut section = reader.section(given, &["url", "database", "username", "password"])?;
+    Some(wire::ClickHouseDestination {
+        url: reader.text(&mut section, "url"),
+        database: reader.text(&mut section, "database"),
+        username: reader.text(&mut section, "username"),
+        password: reader.text(&mut section, "password"),
+    })
+}
+
+/// A table; one that is refused stays as an empty one, so that the others keep their index.
+fn table(reader: &mut Reader<'_>, given: Given) -> wire::TableMapping {
+    let known = [
+        "source",
+        "target",
+        "excludedColumns",
+        "sortingKeys",
+        "tableEngine",
+        "partitionByExpr",
+        "columnTypes",
+    ];
+    let Some(mut section) = reader.section(given, &known) else { return wire::TableMapping::default() };
+    reader.default_only(&mut section, "tableEngine", "ReplacingMergeTree", &["MergeTree", "Null"]);
+    if let Some(given) = section.take("partitionByExpr")
+        && reader.given_text(&given).is_some_and(|expression| !expression.is_empty())
+    {
+        reader.refuse(&given, "not supported by this release");
+    }
+    if let Some(given) = section.take("columnTypes") {
+        match &given.node.value {
+            Value::Map(types) if types.is_empty() => {}
+            Value::Map(_) => reader.refuse(&given, "not supported by this release"),
+            other => {
+                let message = format!("expected a mapping, found {}", other.kind());
+                reader.refuse(&given, message);
+            }
+        }
+    }
+    wire::TableMapping {
+        source: reader.text(&mut section, "source"),
+        target: reader.text(&mut section, "target"),
+        excluded_columns: reader.texts(&mut section, "excludedColumns"),
+        sorting_keys: reader.texts(&mut section, "sortingKeys"),
+    }
+}
+
+fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings> {
+    let known = [
+        "syncInterval",
+        "pullBatchSize",
+        "initialLoadParallelism",
+        "maxSourceConnections",
+        "snapshotNumRowsPerPartition",
+        "snapshotNumberOfParallelTables",
+        "publicationName",
+        "replicationSlotName",
+        "enableFailoverSlots",
+        "allowNullableColumns",
+        "deleteOnMerge",
+        "schemaChanges",
+        "truncate",
+        "outOfRange",
+        "maxHeldWal",
+        "newTables",
+        "metadataColumns",
+    ];
+    let mut section = reader.section(given, &known)?;
+    reader.false_only(&mut section, "enableFailoverSlots");
+    reader.default_only(&mut section, "schemaChanges", "propagate", &["propagate_all", "ignore", "stop"]);
+    reader.default_only(&mut section, "truncate", "propagate", &["ignore"]);
+    reader.default_only(&mut section, "outOfRange", "clamp", &["null", "stop"]);
+    reader.default_only(&mut section, "newTables", "ignore", &["include"]);
+    max_held_wal(reader, &mut section);
+    Some(wire::PipeSettings {
+        sync_interval: reader.duration(&mut section, "syncInterval").map(time::duration),
+        pull_batch_size: reader.number(&mut section, "pullBatchSize"),
+        initial_load_parallelism: reader.number(&mut section, "initialLoadParallelism"),
+        max_source_connections: reader.number(&mut section, "maxSourceConnections"),
+        snapshot_num_rows_per_partition: reader.number(&mut section, "snapshotNumRowsPerPartition"),
+        snapshot_number_of_parallel_tables: reader.number(&mut section, "snapshotNumberOfParallelTables"),
+        publication_name: reader.text(&mut section, "publicationName"),
+        replication_slot_name: reader.text(&mut section, "replicationSlotName"),
+        allow_nullable_columns: reader.boolean(&mut section, "allowNullableColumns"),
+        metadata_columns: section.take("metadataColumns").and_then(|given| metadata_columns(reader, given)),
+        delete_on_merge: reader.boolean(&mut section, "deleteOnMerge"),
+    })
+}
+
+fn max_held_wal(reader: &mut Reader<'_>, section: &mut Section) {
+    let Some(given) = section.take("maxHeldWal") else { return };
+    let Some(text) = reader.given_text(&given) else { return };
+    match scalar::bytes(&text) {
+        Some(MAX_HELD_WAL) => {}
+        Some(_) => reader.refuse(&given, format!("'{text}' is not supported by this release; expected 1GiB")),
+        None => reader.refuse(&given, format!("'{text}' is not a size with its unit, such as 1GiB")),
+    }
+}
+
+/// A preset by its name, or three names.
+fn metadata_columns(reader: &mut Reader<'_>, given: Given) -> Option<wire::MetadataColumns> {
+    if matches!(given.node.value, Value::Map(_)) {
+        let mut section = reader.section(given, &["version", "isDeleted", "syncedAt"])?;
+        return Some(wire::MetadataColumns {
+            version: reader.text(&mut section, "version"),
+            is_deleted: reader.text(&mut section, "isDeleted"),
+            synced_at: reader.text(&mut section, "syncedAt"),
+        });
+    }
+    let preset = match reader.given_text(&given)?.as_str() {
+        "millrace" => MetadataColumns::millrace(),
+        "peerdb" => MetadataColumns::peerdb(),
+        other => {
+            let message = format!(
+                "'{other}' is not known; expected millrace, peerdb, or version, isDeleted and syncedAt"
+            );
+            reader.refuse(&given, message);
+            return None;
+        }
+    };
+    Some(wire::MetadataColumns {
+        version: preset.version,
+        is_deleted: preset.is_deleted,
+        synced_at: preset.synced_at,
+    })
+}

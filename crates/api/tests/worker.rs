@@ -1,0 +1,343 @@
+//! What coordinator and worker say to each other is read back as it was sent.
+
+use std::time::Duration;
+
+use millrace_api::offer::OfferedTable;
+use millrace_api::proto::worker::v1 as wire;
+use millrace_api::worker::{CoordinatorMessage, Inspection, InspectionSubject, WorkerMessage};
+use millrace_model::spec::{
+    ClickHouseDestination, PipeSettings, PostgresSource, ReplicationMode, TableSpec, TlsMode,
+};
+use millrace_model::work::{
+    Assignment, DestinationFacts, Hello, Outcome, Progress, Report, SlotRequest, StreamProgress, TableSize,
+    Work,
+};
+use millrace_model::{
+    Epoch, Lsn, PageRange, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret, SourceColumn,
+    TableDefinition, TableName,
+};
+use proptest::prelude::*;
+use wire::connect_request::Message as Request;
+use wire::connect_response::Message as Response;
+
+fn orders() -> TableName {
+    TableName::new("public", "Orders.2")
+}
+
+fn spec() -> PipeSpec {
+    PipeSpec {
+        name: "shop".parse().expect("a valid name"),
+        mode: ReplicationMode::Cdc,
+        source: PostgresSource {
+            host: "localhost".to_owned(),
+            port: 5432,
+            database: "shop".to_owned(),
+            username: "millrace".to_owned(),
+            password: Secret::new("secret"),
+            tls_mode: TlsMode::Prefer,
+            tls_ca: None,
+        },
+        destination: ClickHouseDestination {
+            url: "http://127.0.0.1:8123".to_owned(),
+            database: "shop".to_owned(),
+            username: "default".to_owned(),
+            password: Secret::new("other"),
+        },
+        tables: vec![TableSpec {
+            source: orders(),
+            target: "orders".to_owned(),
+            excluded_columns: Vec::new(),
+            sorting_keys: Vec::new(),
+        }],
+        settings: PipeSettings::default(),
+    }
+}
+
+fn definition() -> TableDefinition {
+    let types = [
+        PgType::Bool,
+        PgType::Int2,
+        PgType::Int4,
+        PgType::Int8,
+        PgType::Oid,
+        PgType::Float4,
+        PgType::Float8,
+        PgType::Numeric(None),
+        PgType::Numeric(Some((1000, -1000))),
+        PgType::Text,
+        PgType::Json,
+        PgType::Jsonb,
+        PgType::Bytea,
+        PgType::Uuid,
+        PgType::Date,
+        PgType::Timestamp,
+        PgType::TimestampTz,
+        PgType::Time,
+        PgType::Enum,
+        PgType::Array(Box::new(PgType::Numeric(Some((10, 2))))),
+        PgType::Array(Box::new(PgType::Other("public.mood".to_owned()))),
+        PgType::Other("int4range".to_owned()),
+    ];
+    let column = |(index, pg_type): (i16, PgType)| SourceColumn {
+        name: format!("column {index}"),
+        attribute: index,
+        type_oid: 23,
+        type_modifier: -1,
+        type_name: format!("{pg_type:?}"),
+        pg_type,
+        nullable: index % 2 == 0,
+        generated: index % 3 == 0,
+    };
+    TableDefinition {
+        name: orders(),
+        oid: u32::MAX,
+        file_node: 7,
+        columns: (1..).zip(types).map(column).collect(),
+        key: vec!["column 2".to_owned(), "column 1".to_owned()],
+        replica_identity: ReplicaIdentity::Index,
+        pages: 9,
+        estimated_rows: u64::MAX,
+        bytes: 1,
+    }
+}
+
+fn problems() -> Vec<Problem> {
+    vec![
+        Problem::operator("A", "message", "remedy").of_table(&orders()),
+        Problem::transient("B", "message", ""),
+        Problem::permanent("C", "message", ""),
+        Problem::warning("D", "message", ""),
+    ]
+}
+
+fn works() -> Vec<Work> {
+    let tables = vec![definition()];
+    let destination = DestinationFacts { time64: true };
+    let name = "slot".to_owned();
+    vec![
+        Work::Provision,
+        Work::SetUp { tables: tables.clone(), destination, clear: true },
+        Work::Snapshot { slot: SlotRequest::Create { name: name.clone() }, tables: tables.clone() },
+        Work::Snapshot { slot: SlotRequest::Temporary { name: name.clone() }, tables: tables.clone() },
+        Work::Snapshot { slot: SlotRequest::Existing { name: name.clone() }, tables: tables.clone() },
+        Work::Copy {
+            table: definition(),
+            snapshot_name: "00000003-1".to_owned(),
+            partition: 4,
+            range: PageRange { first: 5, end: Some(6) },
+            destination,
+        },
+        Work::Copy {
+            table: definition(),
+            snapshot_name: "00000003-1".to_owned(),
+            partition: 0,
+            range: PageRange::ALL,
+            destination,
+        },
+        Work::Stream {
+            slot_name: name.clone(),
+            publication_name: "publication".to_owned(),
+            system_identifier: u64::MAX,
+            consistent_point: Lsn(1),
+            durable: Lsn(2),
+            tables,
+            destination,
+        },
+        Work::Release { slot_name: name.clone() },
+        Work::Teardown { slot_name: Some(name), publication_name: None },
+        Work::Teardown { slot_name: None, publication_name: Some("publication".to_owned()) },
+    ]
+}
+
+fn assignment(work: Work) -> Assignment {
+    let trace = [("traceparent".to_owned(), "00-1-2-01".to_owned())].into();
+    Assignment { epoch: Epoch(3), pipe: PipeId::from_random(5), trace, spec: spec(), work }
+}
+
+fn reports() -> Vec<Report> {
+    let sizes = vec![TableSize { table: orders(), pages: 8, estimated_rows: 9 }];
+    let stream = StreamProgress {
+        durable: Lsn(1),
+        source: Lsn(2),
+        changes: 3,
+        delay: Some(Duration::from_micros(4)),
+        caught_up: true,
+        tables: vec![(orders(), 5)],
+    };
+    vec![
+        Report::Progress(Progress::SnapshotReady {
+            snapshot_name: "s".to_owned(),
+            consistent_point: Lsn(u64::MAX),
+            sizes,
+        }),
+        Report::Progress(Progress::Copy { rows: 1, bytes: 2 }),
+        Report::Progress(Progress::Stream(stream)),
+        Report::Progress(Progress::Stream(StreamProgress::default())),
+        Report::Finished(Outcome::Provisioned {
+            system_identifier: u64::MAX,
+            server_version: 170_010,
+            tables: vec![definition()],
+            warnings: problems(),
+            destination: DestinationFacts { time64: true },
+        }),
+        Report::Finished(Outcome::SetUp),
+        Report::Finished(Outcome::Copied { rows: 1, bytes: 2 }),
+        Report::Finished(Outcome::Drained { durable: Lsn(6) }),
+        Report::Finished(Outcome::Released),
+        Report::Finished(Outcome::TornDown { left_behind: problems() }),
+        Report::Failed(problems()),
+        Report::TableSetAside(Problem::operator("A", "m", "r").of_table(&orders())),
+    ]
+}
+
+#[test]
+fn every_message_of_a_worker_is_read_back() {
+    let hello = Hello {
+        worker: "worker 1".parse().unwrap(),
+        instance: "i".to_owned(),
+        version: "0.1.0".to_owned(),
+        max_tasks: 4,
+        memory_budget: u64::MAX,
+        held: vec![Epoch(1), Epoch(u64::MAX)],
+    };
+    let tables = vec![OfferedTable::new(&definition(), problems())];
+    let mut messages = vec![
+        WorkerMessage::Hello(hello),
+        WorkerMessage::Heartbeat { memory_used: 1, draining: true },
+        WorkerMessage::InspectReply { request_id: 2, problems: problems(), tables },
+    ];
+    messages.extend(reports().into_iter().map(|report| WorkerMessage::Report { epoch: Epoch(9), report }));
+    for message in messages {
+        assert_eq!(WorkerMessage::try_from(wire::ConnectRequest::from(&message)), Ok(message));
+    }
+}
+
+#[test]
+fn every_message_of_a_coordinator_is_read_back() {
+    let mut messages = vec![
+        CoordinatorMessage::Welcome {
+            heartbeat_interval: Duration::from_millis(500),
+            lease: Duration::from_secs(10),
+            keep: vec![Epoch(4)],
+        },
+        CoordinatorMessage::Revoke(Epoch(1)),
+        CoordinatorMessage::Drain(Epoch(2)),
+        CoordinatorMessage::Recorded { epoch: Epoch(3), table: None },
+        CoordinatorMessage::Recorded { epoch: Epoch(3), table: Some(orders()) },
+    ];
+    for subject in [InspectionSubject::Pipe(Box::new(spec())), InspectionSubject::Source(spec().source)] {
+        let trace = [("tracestate".to_owned(), "a=b".to_owned())].into();
+        messages.push(CoordinatorMessage::Inspect(Box::new(Inspection { request_id: 7, subject, trace })));
+    }
+    messages.extend(works().into_iter().map(|work| CoordinatorMessage::Assign(Box::new(assignment(work)))));
+    for message in messages {
+        assert_eq!(CoordinatorMessage::try_from(wire::ConnectResponse::from(&message)), Ok(message));
+    }
+}
+
+#[test]
+fn an_assignment_may_name_no_table_at_all() {
+    let mut teardown = assignment(Work::Teardown { slot_name: None, publication_name: None });
+    teardown.spec.tables.clear();
+    let message = CoordinatorMessage::Assign(Box::new(teardown));
+    assert_eq!(CoordinatorMessage::try_from(wire::ConnectResponse::from(&message)), Ok(message));
+}
+
+proptest! {
+    #[test]
+    fn stream_progress_is_read_back(durable: u64, source: u64, changes: u64, delay in 0..u64::MAX, caught_up: bool) {
+        let report = Report::Progress(Progress::Stream(StreamProgress {
+            durable: Lsn(durable),
+            source: Lsn(source),
+            changes,
+            delay: (delay > 0).then(|| Duration::from_micros(delay)),
+            caught_up,
+            tables: Vec::new(),
+        }));
+        let message = WorkerMessage::Report { epoch: Epoch(1), report };
+        prop_assert_eq!(WorkerMessage::try_from(wire::ConnectRequest::from(&message)), Ok(message));
+    }
+}
+
+fn refusal_of_request(message: Request) -> String {
+    WorkerMessage::try_from(wire::ConnectRequest { message: Some(message) }).expect_err("refused").to_string()
+}
+
+fn refusal_of_response(message: Response) -> String {
+    CoordinatorMessage::try_from(wire::ConnectResponse { message: Some(message) })
+        .expect_err("refused")
+        .to_string()
+}
+
+#[test]
+fn what_breaks_the_protocol_is_refused_with_its_path() {
+    let Response::Assign(assign) = wire::ConnectResponse::from(&CoordinatorMessage::Assign(Box::new(
+        assignment(works().swap_remove(5)),
+    )))
+    .message
+    .unwrap() else {
+        panic!("an assignment")
+    };
+    let with_copy = |edit: fn(&mut wire::CopyWork)| {
+        let mut assign = assign.clone();
+        if let Some(wire::assign::Work::Copy(copy)) = &mut assign.work {
+            edit(copy);
+        }
+        refusal_of_response(Response::Assign(assign))
+    };
+    let column_type = |copy: &mut wire::CopyWork, edit: fn(&mut wire::TypeDefinition)| {
+        edit(copy.table.as_mut().unwrap().columns[1].r#type.as_mut().unwrap());
+    };
+    let told = [
+        WorkerMessage::try_from(wire::ConnectRequest::default()).unwrap_err().to_string(),
+        refusal_of_request(Request::Hello(wire::Hello::default())),
+        refusal_of_request(Request::Hello(wire::Hello { worker_id: "w".to_owned(), ..Default::default() })),
+        refusal_of_request(Request::Hello(wire::Hello {
+            worker_id: "w".to_owned(),
+            instance_id: "i".to_owned(),
+            max_tasks: 1,
+            held_epochs: vec![1, 0],
+            ..Default::default()
+        })),
+        refusal_of_request(Request::Progress(wire::Progress::default())),
+        refusal_of_request(Request::Finished(wire::Finished {
+            epoch: 0,
+            result: Some(wire::finished::Result::SetUp(wire::SetUpResult {})),
+        })),
+        refusal_of_request(Request::Failed(wire::Failed { epoch: 1, problems: Vec::new() })),
+        refusal_of_request(Request::Failed(wire::Failed { epoch: 1, problems: vec![Default::default()] })),
+        refusal_of_request(Request::TableSetAside(wire::TableSetAside {
+            epoch: 1,
+            problem: Some((&problems()[1]).into()),
+        })),
+        refusal_of_response(Response::Welcome(wire::Welcome::default())),
+        refusal_of_response(Response::Revoke(wire::Revoke::default())),
+        refusal_of_response(Response::Assign(wire::Assign::default())),
+        refusal_of_response(Response::Inspect(wire::Inspect {
+            spec: Some(Default::default()),
+            list_source_tables: true,
+            ..Default::default()
+        })),
+        with_copy(|copy| copy.table = None),
+        with_copy(|copy| copy.end_page = Some(1)),
+        with_copy(|copy| copy.snapshot_name.clear()),
+        with_copy(|copy| copy.table.as_mut().unwrap().key.push("absent".to_owned())),
+        with_copy(|copy| copy.table.as_mut().unwrap().columns[0].attribute = 40_000),
+        with_copy(|copy| copy.table.as_mut().unwrap().columns[0].r#type = None),
+        with_copy(|copy| copy.table.as_mut().unwrap().name = "orders".to_owned()),
+    ];
+    let mut nested = assign.clone();
+    if let Some(wire::assign::Work::Copy(copy)) = &mut nested.work {
+        column_type(copy, |definition| {
+            let array = wire::TypeKind::Array.into();
+            let inner = wire::TypeDefinition { kind: array, ..Default::default() };
+            *definition =
+                wire::TypeDefinition { kind: array, element: Some(Box::new(inner)), ..Default::default() };
+        });
+    }
+    insta::assert_snapshot!(format!(
+        "{}\n{}",
+        told.join("\n"),
+        refusal_of_response(Response::Assign(nested))
+    ));
+}

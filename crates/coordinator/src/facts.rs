@@ -1,0 +1,74 @@
+//! What the planner must know, drawn from what the reconciler holds.
+
+use std::collections::BTreeMap;
+
+use millrace_lifecycle::{AssignmentRecord, PipeAggregate, Task};
+use millrace_model::WorkerId;
+use millrace_model::spec::ReplicationMode;
+use millrace_scheduler::plan::{HeldTask, Holder, OnLeave, PipeFacts, WantedTask, WorkerFacts};
+
+use crate::memory::Memory;
+use crate::session::Sessions;
+
+/// One pipe's side of the plan.
+pub(crate) fn pipe_facts(pipe: &PipeAggregate, memory: &Memory, sessions: &Sessions) -> PipeFacts<Task> {
+    let record = pipe.pipe();
+    let wanted = pipe.wanted().into_iter().map(|task| WantedTask {
+        takes_slot: task.takes_slot(),
+        counts_against_source: matches!(task, Task::Copy { .. }),
+        due: memory.is_due(&task),
+        prefers: memory.last_streamer.clone().filter(|_| task == Task::Stream),
+        task,
+    });
+    let held = pipe.assignments().map(|held| HeldTask {
+        epoch: held.epoch,
+        task: held.task.clone(),
+        holder: holder(held, sessions),
+        draining: held.draining,
+        on_leave: on_leave(&held.task, record.spec.mode),
+        counts_against_source: matches!(held.task, Task::Copy { .. }),
+    });
+    PipeFacts {
+        pipe: record.id.clone(),
+        source: source_of(pipe),
+        source_connections: record.spec.settings.max_source_connections,
+        wanted: wanted.collect(),
+        held: held.collect(),
+    }
+}
+
+/// Names the source server that a pipe reads, so that pipes on one share its limit.
+pub(crate) fn source_of(pipe: &PipeAggregate) -> String {
+    let source = &pipe.pipe().spec.source;
+    format!("{}:{}", source.host, source.port)
+}
+
+/// Workers that can be given work.
+pub(crate) fn worker_facts(sessions: &Sessions, tasks: &BTreeMap<WorkerId, u32>) -> Vec<WorkerFacts> {
+    let connected = sessions.iter().filter(|(_, worker)| worker.connected());
+    let facts = connected.map(|(id, worker)| WorkerFacts {
+        id: id.clone(),
+        max_tasks: worker.hello.max_tasks,
+        tasks: tasks.get(id).copied().unwrap_or(0),
+        draining: worker.draining,
+    });
+    facts.collect()
+}
+
+fn holder(held: &AssignmentRecord, sessions: &Sessions) -> Holder {
+    let leaving = sessions.iter().any(|(id, worker)| id == &held.worker && worker.draining);
+    match (sessions.is_lost(&held.worker), leaving) {
+        (true, _) => Holder::Lost,
+        (false, true) => Holder::Leaving,
+        (false, false) => Holder::Present,
+    }
+}
+
+/// A snapshot that a stream stands behind can be taken anew by somebody else; without one the whole copy would begin again.
+fn on_leave(task: &Task, mode: ReplicationMode) -> OnLeave {
+    match task {
+        Task::Stream => OnLeave::Drain,
+        Task::Snapshot if mode == ReplicationMode::Cdc => OnLeave::HandBack,
+        _ => OnLeave::Finish,
+    }
+}

@@ -1,0 +1,83 @@
+//! Everything that can reach the reconciler: one closed list.
+
+use std::sync::Arc;
+
+use millrace_api::offer::OfferedTable;
+use millrace_api::worker::{CoordinatorMessage, InspectionSubject, WorkerMessage};
+use millrace_lifecycle::{Command, Refusal};
+use millrace_model::work::{Hello, TraceContext};
+use millrace_model::{PipeSpec, Problem};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::directory::PipeView;
+use crate::session::SessionId;
+
+/// One thing that happened outside.
+pub(crate) enum Input {
+    /// A user wants a pipe.
+    Create { spec: Box<PipeSpec>, trace: TraceContext, reply: oneshot::Sender<Result<Created, Rejection>> },
+    /// A user wants something of a pipe.
+    Command {
+        name: String,
+        command: Command,
+        trace: TraceContext,
+        reply: oneshot::Sender<Result<Arc<PipeView>, Rejection>>,
+    },
+    /// A worker has introduced itself.
+    Connected {
+        hello: Hello,
+        outbound: mpsc::Sender<CoordinatorMessage>,
+        reply: oneshot::Sender<Result<SessionId, ConnectRefusal>>,
+    },
+    /// A worker says something.
+    Message { session: SessionId, message: Box<WorkerMessage> },
+    /// A worker's stream has ended.
+    Disconnected { session: SessionId },
+    /// Somebody wants a source and destination looked at.
+    Inspect { request: Inspection, reply: oneshot::Sender<Result<Inspected, NoWorker>> },
+}
+
+/// A pipe that was asked for.
+pub(crate) struct Created {
+    pub(crate) pipe: Arc<PipeView>,
+    /// False where it existed already.
+    pub(crate) created: bool,
+}
+
+/// Why a user's wish was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Rejection {
+    #[error("there is no pipe named '{0}'")]
+    NotFound(String),
+    #[error("a pipe named '{0}' exists with another specification")]
+    Differs(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the decision could not be stored: {0}")]
+    Storage(String),
+}
+
+/// Why a worker was not let in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectRefusal {
+    #[error("a worker with id '{0}' is connected already; give every worker an id of its own")]
+    IdTaken(String),
+}
+
+/// What to look at.
+pub(crate) struct Inspection {
+    pub(crate) subject: InspectionSubject,
+    pub(crate) trace: TraceContext,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub(crate) struct Inspected {
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) tables: Vec<OfferedTable>,
+}
+
+/// Nobody can look: no worker is connected, or the one that was asked went away.
+#[derive(Debug, thiserror::Error)]
+#[error("no worker is connected that could look at source and destination")]
+pub(crate) struct NoWorker;

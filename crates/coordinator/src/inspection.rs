@@ -1,0 +1,62 @@
+//! Questions to a worker about a source and destination: read-only, answered once, never repeated.
+
+use std::collections::BTreeMap;
+
+use millrace_api::offer::OfferedTable;
+use millrace_api::worker::{self, CoordinatorMessage};
+use millrace_model::{Problem, WorkerId};
+use tokio::sync::oneshot;
+
+use crate::input::{Inspected, Inspection, NoWorker};
+
+/// More questions than this are not kept; the caller is told that nobody can look.
+const MOST_OPEN: usize = 256;
+
+struct Open {
+    worker: WorkerId,
+    reply: oneshot::Sender<Result<Inspected, NoWorker>>,
+}
+
+/// Questions that were asked and not answered yet.
+#[derive(Default)]
+pub(crate) struct Inspections {
+    last: u64,
+    open: BTreeMap<u64, Open>,
+}
+
+impl Inspections {
+    /// Takes a question down; gives what to send and to whom. Without a worker the caller hears so at once.
+    pub(crate) fn begin(
+        &mut self,
+        request: Inspection,
+        reply: oneshot::Sender<Result<Inspected, NoWorker>>,
+        worker: Option<&WorkerId>,
+    ) -> Option<(WorkerId, CoordinatorMessage)> {
+        self.open.retain(|_, open| !open.reply.is_closed());
+        let Some(worker) = worker.filter(|_| self.open.len() < MOST_OPEN) else {
+            let _ = reply.send(Err(NoWorker));
+            return None;
+        };
+        self.last += 1;
+        self.open.insert(self.last, Open { worker: worker.clone(), reply });
+        let inspection =
+            worker::Inspection { request_id: self.last, subject: request.subject, trace: request.trace };
+        Some((worker.clone(), CoordinatorMessage::Inspect(Box::new(inspection))))
+    }
+
+    /// Passes an answer on.
+    pub(crate) fn answer(&mut self, request_id: u64, problems: Vec<Problem>, tables: Vec<OfferedTable>) {
+        if let Some(open) = self.open.remove(&request_id) {
+            let _ = open.reply.send(Ok(Inspected { problems, tables }));
+        }
+    }
+
+    /// The worker is gone and will not answer.
+    pub(crate) fn abandon(&mut self, worker: &WorkerId) {
+        let gone: Vec<u64> =
+            self.open.iter().filter(|(_, open)| &open.worker == worker).map(|(id, _)| *id).collect();
+        for open in gone.iter().filter_map(|id| self.open.remove(id)) {
+            let _ = open.reply.send(Err(NoWorker));
+        }
+    }
+}

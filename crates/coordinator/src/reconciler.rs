@@ -1,0 +1,537 @@
+//! The one task that owns all state.
+//!
+//! A turn of its loop: take what has come in; notice leases that ended; plan for every pipe that something happened to; commit all changes in one
+//! transaction; then, and only then, answer callers and tell workers; publish what can be read. A failed commit forgets what was decided and loads the pipes
+//! anew, so that memory never runs ahead of the catalog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
+use millrace_catalog::Catalog;
+use millrace_lifecycle::aggregate::Order;
+use millrace_lifecycle::report::Aftermath;
+use millrace_lifecycle::{Actor, PipeAggregate, PipeChanges, Task};
+use millrace_model::work::{Hello, Progress, Report, TraceContext};
+use millrace_model::{Epoch, PipeId, PipeSpec, Timestamp, WorkerId};
+use millrace_scheduler::plan::{Action, plan};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::directory::{Directory, PipeView};
+use crate::facts;
+use crate::input::{ConnectRefusal, Created, Input, Rejection};
+use crate::inspection::Inspections;
+use crate::memory::Memory;
+use crate::session::{SessionId, Sessions};
+use crate::view;
+
+/// Inputs that are taken into one turn at most, so that callers of the first do not wait for a flood behind it.
+const INPUTS_PER_TURN: usize = 512;
+
+/// How often leases, retries and waiting work are looked at when nothing comes in.
+const TICK: Duration = Duration::from_millis(200);
+
+/// How often the durable positions of streams are stored.
+const STORE_POSITIONS: Duration = Duration::from_secs(10);
+
+/// How workers and coordinator keep in touch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rhythm {
+    pub(crate) heartbeat: Duration,
+    pub(crate) lease: Duration,
+}
+
+struct Pipe {
+    aggregate: PipeAggregate,
+    memory: Memory,
+}
+
+/// What is done once the turn's decisions are stored.
+type Afterwards = Box<dyn FnOnce(&BTreeMap<PipeId, Pipe>, Result<(), &str>) + Send>;
+
+/// Owns all pipes and sessions.
+pub(crate) struct Reconciler<C> {
+    catalog: C,
+    rhythm: Rhythm,
+    directory: Directory,
+    pipes: BTreeMap<PipeId, Pipe>,
+    names: BTreeMap<String, PipeId>,
+    sessions: Sessions,
+    inspections: Inspections,
+    last_epoch: Epoch,
+    /// Pipes that something happened to since they were planned for.
+    dirty: BTreeSet<PipeId>,
+    /// Pipes whose view is out of date, though nothing of them was stored.
+    stale_views: BTreeSet<PipeId>,
+    /// Pipes that wait for a worker or a connection to come free.
+    waiting: BTreeSet<PipeId>,
+    afterwards: Vec<Afterwards>,
+    positions_stored: Instant,
+}
+
+impl<C: Catalog> Reconciler<C> {
+    /// Takes over what the catalog holds.
+    pub(crate) async fn load(
+        catalog: C,
+        rhythm: Rhythm,
+        directory: Directory,
+    ) -> Result<Self, millrace_catalog::CatalogError> {
+        let stored = catalog.load().await?;
+        let mut reconciler = Self {
+            catalog,
+            rhythm,
+            directory,
+            pipes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            sessions: Sessions::new(rhythm.lease),
+            inspections: Inspections::default(),
+            last_epoch: stored.last_epoch,
+            dirty: BTreeSet::new(),
+            stale_views: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            afterwards: Vec::new(),
+            positions_stored: Instant::now(),
+        };
+        for aggregate in stored.pipes {
+            let id = aggregate.pipe().id.clone();
+            reconciler.names.insert(aggregate.pipe().spec.name.as_str().to_owned(), id.clone());
+            reconciler.dirty.insert(id.clone());
+            reconciler.pipes.insert(id, Pipe { aggregate, memory: Memory::default() });
+        }
+        reconciler.publish(&reconciler.pipes.keys().cloned().collect());
+        Ok(reconciler)
+    }
+
+    /// Runs until cancelled. What was decided by then is stored.
+    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>, cancelled: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                // 1. Leaving comes first: everything decided is stored already.
+                () = cancelled.cancelled() => return,
+                // 2. What came in, several at once.
+                input = inputs.recv() => {
+                    let Some(input) = input else { return };
+                    self.take(input);
+                    for _ in 1..INPUTS_PER_TURN {
+                        let Ok(input) = inputs.try_recv() else { break };
+                        self.take(input);
+                    }
+                }
+                // 3. Time passes.
+                _ = tick.tick() => self.time_passed(),
+            }
+            self.turn().await;
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Create { spec, trace, reply } => self.create(*spec, trace, reply),
+            Input::Command { name, command, trace, reply } => {
+                let found = self.names.get(&name).cloned();
+                let pipe = found.as_ref().and_then(|id| self.pipes.get_mut(id));
+                let (Some(id), Some(pipe)) = (found, pipe) else {
+                    return answer(reply, Err(Rejection::NotFound(name)));
+                };
+                if let Err(refusal) = pipe.aggregate.command(command, now()) {
+                    return answer(reply, Err(refusal.into()));
+                }
+                pipe.memory.trace = trace;
+                pipe.memory.trouble.clear();
+                self.touch(&id);
+                self.reply_with_view(id, reply, |view| view);
+            }
+            Input::Connected { hello, outbound, reply } => self.connect(hello, outbound, reply),
+            Input::Message { session, message } => self.message(session, *message),
+            Input::Disconnected { session } => {
+                if let Some(worker) = self.sessions.disconnect(session) {
+                    tracing::info!(worker.id = %worker, "worker disconnected");
+                    self.inspections.abandon(&worker);
+                }
+            }
+            Input::Inspect { request, reply } => {
+                if let Some((worker, message)) =
+                    self.inspections.begin(request, reply, self.sessions.any_connected())
+                {
+                    self.sessions.send(&worker, message);
+                }
+            }
+        }
+    }
+
+    fn create(
+        &mut self,
+        spec: PipeSpec,
+        trace: TraceContext,
+        reply: oneshot::Sender<Result<Created, Rejection>>,
+    ) {
+        let name = spec.name.as_str().to_owned();
+        if let Some(id) = self.names.get(&name).cloned() {
+            let same = self.pipes.get(&id).is_some_and(|pipe| pipe.aggregate.pipe().spec == spec);
+            return if same {
+                self.reply_with_view(id, reply, |pipe| Created { pipe, created: false });
+            } else {
+                answer(reply, Err(Rejection::Differs(name)));
+            };
+        }
+        let id = loop {
+            let id = PipeId::from_random(rand::random());
+            if !self.pipes.contains_key(&id) {
+                break id;
+            }
+        };
+        tracing::info!(pipe.id = %id, pipe.name = %name, "pipe created");
+        let aggregate = PipeAggregate::create(id.clone(), spec, now());
+        self.names.insert(name, id.clone());
+        self.pipes.insert(id.clone(), Pipe { aggregate, memory: Memory { trace, ..Memory::default() } });
+        self.touch(&id);
+        self.reply_with_view(id, reply, |pipe| Created { pipe, created: true });
+    }
+
+    /// Answers with the pipe as it is after this turn, once that is stored.
+    fn reply_with_view<T: Send + 'static>(
+        &mut self,
+        id: PipeId,
+        reply: oneshot::Sender<Result<T, Rejection>>,
+        shape: impl FnOnce(Arc<PipeView>) -> T + Send + 'static,
+    ) {
+        self.afterwards.push(Box::new(move |pipes, stored| {
+            let result = match (stored, pipes.get(&id)) {
+                (Ok(()), Some(pipe)) => Ok(shape(Arc::new(view::pipe_view(&pipe.aggregate, &pipe.memory)))),
+                (Ok(()), None) => Err(Rejection::NotFound(id.to_string())),
+                (Err(error), _) => Err(Rejection::Storage(error.to_owned())),
+            };
+            answer(reply, result);
+        }));
+    }
+
+    /// Lets a worker in and makes both sides agree: what it holds and the catalog names stands, everything else is stopped or placed anew.
+    fn connect(
+        &mut self,
+        hello: Hello,
+        outbound: mpsc::Sender<CoordinatorMessage>,
+        reply: oneshot::Sender<Result<SessionId, ConnectRefusal>>,
+    ) {
+        if self.sessions.id_is_taken(&hello) {
+            tracing::warn!(worker.id = %hello.worker, "refused a second worker under an id that is connected");
+            let _ = reply.send(Err(ConnectRefusal::IdTaken(hello.worker.to_string())));
+            return;
+        }
+        let id = hello.worker.clone();
+        let held: BTreeSet<Epoch> = hello.held.iter().copied().collect();
+        let mut keep = Vec::new();
+        for (pipe_id, pipe) in &mut self.pipes {
+            let of_worker = pipe.aggregate.assignments().filter(|assignment| assignment.worker == id);
+            let standing: Vec<Epoch> = of_worker.map(|assignment| assignment.epoch).collect();
+            for epoch in standing {
+                if held.contains(&epoch) {
+                    keep.push(epoch);
+                } else {
+                    // It never heard of it, or forgot it with its last process.
+                    pipe.aggregate.withdraw(epoch, now());
+                }
+                self.dirty.insert(pipe_id.clone());
+            }
+        }
+        tracing::info!(worker.id = %id, held = held.len(), kept = keep.len(), "worker connected");
+        let session = self.sessions.connect(hello, outbound, now());
+        let welcome = CoordinatorMessage::Welcome {
+            heartbeat_interval: self.rhythm.heartbeat,
+            lease: self.rhythm.lease,
+            keep,
+        };
+        self.sessions.send(&id, welcome);
+        // Draining assignments hear of it again: the order may have been lost with the connection.
+        for pipe in self.pipes.values() {
+            for assignment in pipe.aggregate.assignments().filter(|held| held.worker == id && held.draining) {
+                self.sessions.send(&id, CoordinatorMessage::Drain(assignment.epoch));
+            }
+        }
+        self.wake_waiting();
+        let _ = reply.send(Ok(session));
+    }
+
+    fn message(&mut self, session: SessionId, message: WorkerMessage) {
+        let Some(worker_id) = self.sessions.worker_of(session).cloned() else { return };
+        let Some(worker) = self.sessions.heard(session, now()) else { return };
+        match message {
+            WorkerMessage::Heartbeat { memory_used, draining } => {
+                worker.memory_used = memory_used;
+                if draining && !worker.draining {
+                    tracing::info!(worker.id = %worker_id, "worker is leaving");
+                    worker.draining = true;
+                    let holds =
+                        |pipe: &Pipe| pipe.aggregate.assignments().any(|held| held.worker == worker_id);
+                    let holding = self.pipes.iter().filter(|(_, pipe)| holds(pipe)).map(|(id, _)| id.clone());
+                    self.dirty.extend(holding);
+                }
+            }
+            WorkerMessage::Report { epoch, report } => self.report(&worker_id, epoch, report),
+            WorkerMessage::InspectReply { request_id, problems, tables } => {
+                self.inspections.answer(request_id, problems, tables);
+            }
+            WorkerMessage::Hello(_) => {
+                tracing::warn!(worker.id = %worker_id, "worker introduced itself twice; its session is closed");
+                self.sessions.disconnect(session);
+            }
+        }
+    }
+
+    fn report(&mut self, worker: &WorkerId, epoch: Epoch, report: Report) {
+        let holder = self.pipes.iter_mut().find(|(_, pipe)| pipe.aggregate.assignment(epoch).is_some());
+        let Some((id, pipe)) = holder else {
+            tracing::debug!(worker.id = %worker, assignment.epoch = %epoch, "report of an assignment that does not stand");
+            self.sessions.send(worker, CoordinatorMessage::Revoke(epoch));
+            return;
+        };
+        let id = id.clone();
+        let task = pipe.aggregate.assignment(epoch).map(|held| held.task.clone());
+        let progress_only = matches!(report, Report::Progress(Progress::Copy { .. } | Progress::Stream(_)));
+        match &report {
+            Report::Progress(Progress::Copy { rows, bytes }) => {
+                pipe.memory.copies.insert(epoch, (*rows, *bytes));
+            }
+            Report::Progress(Progress::Stream(stream)) => {
+                pipe.memory.stream = Some((stream.clone(), now()));
+                pipe.memory.last_streamer = Some(worker.clone());
+            }
+            _ => {
+                pipe.memory.copies.remove(&epoch);
+            }
+        }
+        match pipe.aggregate.report(worker, epoch, report, now()) {
+            Err(stale) => {
+                tracing::warn!(worker.id = %worker, pipe.id = %id, assignment.epoch = %epoch, "{stale}");
+                self.sessions.send(worker, CoordinatorMessage::Revoke(epoch));
+            }
+            Ok(Aftermath::Fine) => {
+                if let Some(task) = task
+                    && pipe.memory.succeeds(&task)
+                {
+                    pipe.aggregate.note(format!("{task} works again"), Actor::Worker(worker.clone()), now());
+                }
+            }
+            Ok(Aftermath::TryAgain(task, problem)) => {
+                tracing::warn!(worker.id = %worker, pipe.id = %id, assignment.epoch = %epoch, task = %task, %problem, "will be tried again");
+                if pipe.memory.fails(task, problem.clone(), now()) {
+                    pipe.aggregate.note_problem(problem, Actor::Worker(worker.clone()), now());
+                }
+            }
+        }
+        if progress_only {
+            self.stale_views.insert(id);
+        } else {
+            self.touch(&id);
+            self.wake_waiting();
+        }
+    }
+
+    fn time_passed(&mut self) {
+        for worker in self.sessions.expire() {
+            self.inspections.abandon(&worker);
+        }
+        let mut due = Vec::new();
+        for (id, pipe) in &self.pipes {
+            let lost = pipe.aggregate.assignments().any(|held| self.sessions.is_lost(&held.worker));
+            if lost || pipe.memory.trouble.values().any(|trouble| trouble.due()) {
+                due.push(id.clone());
+            }
+        }
+        self.dirty.extend(due);
+        if self.positions_stored.elapsed() >= STORE_POSITIONS {
+            self.positions_stored = Instant::now();
+            for (id, pipe) in &mut self.pipes {
+                if pipe.memory.stream.is_some() {
+                    pipe.aggregate.store_position();
+                    self.stale_views.insert(id.clone());
+                }
+            }
+        }
+    }
+
+    /// Plans for what was touched, stores what was decided, then tells everybody.
+    async fn turn(&mut self) {
+        self.plan();
+        let touched: BTreeSet<PipeId> = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .chain(std::mem::take(&mut self.stale_views))
+            .collect();
+        let mut batch: Vec<(PipeId, PipeChanges)> = Vec::new();
+        for id in &touched {
+            if let Some(changes) = self.pipes.get_mut(id).and_then(|pipe| pipe.aggregate.take_changes()) {
+                batch.push((id.clone(), changes));
+            }
+        }
+        let removed: BTreeMap<PipeId, PipeChanges> =
+            batch.iter().filter(|(_, changes)| changes.removed).cloned().collect();
+        let stored = if batch.is_empty() {
+            Ok(())
+        } else {
+            let ids: Vec<PipeId> = batch.iter().map(|(id, _)| id.clone()).collect();
+            let result = self.catalog.commit(batch, self.last_epoch).await;
+            if let Err(error) = &result {
+                tracing::error!(%error, "the catalog did not take a decision; it is forgotten and made again");
+                self.reload(&ids).await;
+            }
+            result.map_err(|error| error.to_string())
+        };
+        for afterwards in std::mem::take(&mut self.afterwards) {
+            afterwards(&self.pipes, stored.as_ref().copied().map_err(String::as_str));
+        }
+        if stored.is_ok() {
+            for id in &touched {
+                let orders =
+                    self.pipes.get_mut(id).map(|pipe| pipe.aggregate.take_orders()).unwrap_or_default();
+                for (worker, order) in orders {
+                    self.sessions.send(&worker, message(order));
+                }
+            }
+        }
+        self.publish(&touched);
+        if stored.is_ok() {
+            for (id, changes) in removed {
+                if let Some(pipe) = self.pipes.remove(&id) {
+                    let name = pipe.aggregate.pipe().spec.name.as_str();
+                    self.names.remove(name);
+                    let mut view = view::pipe_view(&pipe.aggregate, &pipe.memory);
+                    view.farewell = Some(changes.events);
+                    self.directory.publish(name, Arc::new(view));
+                }
+            }
+        }
+    }
+
+    fn plan(&mut self) {
+        if self.dirty.is_empty() {
+            return;
+        }
+        let mut tasks: BTreeMap<WorkerId, u32> = BTreeMap::new();
+        let mut source_usage: BTreeMap<String, u32> = BTreeMap::new();
+        for (id, pipe) in &self.pipes {
+            for held in pipe.aggregate.assignments() {
+                if held.task.takes_slot() {
+                    *tasks.entry(held.worker.clone()).or_default() += 1;
+                }
+                if matches!(held.task, Task::Copy { .. }) && !self.dirty.contains(id) {
+                    *source_usage.entry(facts::source_of(&pipe.aggregate)).or_default() += 1;
+                }
+            }
+        }
+        let workers = facts::worker_facts(&self.sessions, &tasks);
+        let pipes: Vec<_> = self
+            .dirty
+            .iter()
+            .filter_map(|id| self.pipes.get(id))
+            .map(|pipe| facts::pipe_facts(&pipe.aggregate, &pipe.memory, &self.sessions))
+            .collect();
+        for id in &self.dirty {
+            self.waiting.remove(id);
+            if let Some(pipe) = self.pipes.get_mut(id) {
+                pipe.memory.waiting = None;
+            }
+        }
+        for action in plan(&pipes, &workers, &source_usage).actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action<Task>) {
+        tracing::debug!("{action}");
+        let now = now();
+        match action {
+            Action::Assign { pipe, task, worker, .. } => {
+                let Some(entry) = self.pipes.get_mut(&pipe) else { return };
+                self.last_epoch = self.last_epoch.next();
+                let trace = entry.memory.trace.clone();
+                if entry.aggregate.assign(self.last_epoch, task, worker, trace, now).is_none() {
+                    tracing::debug!(pipe.id = %pipe, "planned a task that cannot be given out now");
+                }
+            }
+            Action::Withdraw { pipe, epoch, .. } => {
+                if let Some(entry) = self.pipes.get_mut(&pipe) {
+                    entry.memory.copies.remove(&epoch);
+                    entry.aggregate.withdraw(epoch, now);
+                }
+            }
+            Action::Drain { pipe, epoch, .. } => {
+                if let Some(entry) = self.pipes.get_mut(&pipe) {
+                    entry.aggregate.drain(epoch);
+                }
+            }
+            Action::Wait { pipe, reason, .. } => {
+                if let Some(entry) = self.pipes.get_mut(&pipe) {
+                    entry.memory.waiting.get_or_insert((reason, now));
+                }
+                self.waiting.insert(pipe);
+            }
+        }
+    }
+
+    /// Something came free: pipes that wait are planned for again.
+    fn wake_waiting(&mut self) {
+        self.dirty.append(&mut self.waiting);
+    }
+
+    fn touch(&mut self, id: &PipeId) {
+        self.dirty.insert(id.clone());
+    }
+
+    /// Goes back to what the catalog holds.
+    async fn reload(&mut self, ids: &[PipeId]) {
+        for id in ids {
+            match self.catalog.load_pipe(id).await {
+                Ok(Some(aggregate)) => {
+                    if let Some(pipe) = self.pipes.get_mut(id) {
+                        pipe.aggregate = aggregate;
+                    }
+                    self.dirty.insert(id.clone());
+                }
+                Ok(None) => {
+                    if let Some(pipe) = self.pipes.remove(id) {
+                        self.names.remove(pipe.aggregate.pipe().spec.name.as_str());
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(pipe.id = %id, %error, "the catalog cannot be read; the pipe rests until it can");
+                    self.dirty.insert(id.clone());
+                }
+            }
+        }
+    }
+
+    fn publish(&self, ids: &BTreeSet<PipeId>) {
+        for pipe in ids.iter().filter_map(|id| self.pipes.get(id)) {
+            let view = Arc::new(view::pipe_view(&pipe.aggregate, &pipe.memory));
+            self.directory.publish(pipe.aggregate.pipe().spec.name.as_str(), view);
+        }
+        let mut tasks: BTreeMap<&WorkerId, u32> = BTreeMap::new();
+        for held in self.pipes.values().flat_map(|pipe| pipe.aggregate.assignments()) {
+            *tasks.entry(&held.worker).or_default() += 1;
+        }
+        self.directory.publish_workers(view::workers(&self.sessions, &tasks));
+    }
+}
+
+fn message(order: Order) -> CoordinatorMessage {
+    match order {
+        Order::Assign(assignment) => CoordinatorMessage::Assign(assignment),
+        Order::Revoke(epoch) => CoordinatorMessage::Revoke(epoch),
+        Order::Drain(epoch) => CoordinatorMessage::Drain(epoch),
+        Order::Recorded(epoch, table) => CoordinatorMessage::Recorded { epoch, table },
+    }
+}
+
+/// A caller that went away does not want its answer.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_system(SystemTime::now())
+}

@@ -1,0 +1,248 @@
+//! What users see of a pipe, drawn from what is stored and what is remembered.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use millrace_api::proto::pipe::v1 as pb;
+use millrace_api::spec::without_secrets;
+use millrace_api::time::{duration, timestamp};
+use millrace_lifecycle::pipe::next_in_words;
+use millrace_lifecycle::record::EventKind;
+use millrace_lifecycle::{EventRecord, Health, PipeAggregate, PipeState, TableState, Task, command};
+use millrace_model::{Problem, Timestamp, WorkerId};
+
+use crate::directory::PipeView;
+use crate::memory::Memory;
+use crate::session::Sessions;
+
+/// Trouble that lasts so long is more than a hiccup.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+
+/// The pipe as it stands.
+pub(crate) fn pipe_view(pipe: &PipeAggregate, memory: &Memory) -> PipeView {
+    let record = pipe.pipe();
+    let (health, health_since, problem) = health(pipe, memory);
+    let cdc = record.spec.mode == millrace_model::spec::ReplicationMode::Cdc;
+    let publication = record.spec.settings.publication_name.clone();
+    let status = pb::PipeStatus {
+        state: state(record.state).into(),
+        state_since: Some(timestamp(record.since)),
+        cause: record.cause.clone(),
+        next: match (record.deleting, memory.waiting) {
+            (true, _) => "slot and publication are freed, then the pipe is gone".to_owned(),
+            (false, Some((reason, _))) => format!("{}; now waiting: {reason}", next_in_words(record.state)),
+            (false, None) => next_in_words(record.state).to_owned(),
+        },
+        health: match health {
+            Health::Ok => pb::Health::Ok,
+            Health::Degraded => pb::Health::Degraded,
+            Health::Stalled => pb::Health::Stalled,
+        }
+        .into(),
+        health_since: Some(timestamp(health_since)),
+        problem: problem.map(pb::Problem::from),
+        deleting: record.deleting,
+        slot_name: record.slot.as_ref().map(|slot| slot.name.clone()).unwrap_or_default(),
+        publication_name: if cdc {
+            publication.unwrap_or_else(|| record.id.publication_name())
+        } else {
+            String::new()
+        },
+        consistent_point: record
+            .slot
+            .as_ref()
+            .map(|slot| slot.consistent_point.to_string())
+            .unwrap_or_default(),
+        stream: stream(pipe, memory),
+        assignments: pipe.assignments().map(assignment).collect(),
+        commands: command::legal_in(record.state, record.deleting).iter().map(ToString::to_string).collect(),
+        tables_set_aside: count(
+            pipe.tables().filter(|(table, _, _)| table.state == TableState::SetAside).count(),
+        ),
+    };
+    let pipe = pb::Pipe {
+        id: record.id.to_string(),
+        etag: "1".to_owned(),
+        spec: Some(without_secrets(&record.spec)),
+        status: Some(status),
+        tables: tables(pipe, memory),
+        created_at: Some(timestamp(record.created)),
+    };
+    PipeView { id: record.id.clone(), pipe, last_event: record.last_event, farewell: None }
+}
+
+/// Whether the pipe gets on, since when, and what is in the way.
+fn health<'a>(pipe: &'a PipeAggregate, memory: &'a Memory) -> (Health, Timestamp, Option<&'a Problem>) {
+    let record = pipe.pipe();
+    if record.state == PipeState::Failed {
+        return (Health::Stalled, record.since, record.failure.as_ref());
+    }
+    // A copy that fails leaves the others going; any other task that fails holds the whole pipe up.
+    let worst = memory
+        .trouble
+        .iter()
+        .max_by_key(|(task, trouble)| (!matches!(task, Task::Copy { .. }), std::cmp::Reverse(trouble.since)));
+    if let Some((task, trouble)) = worst {
+        let lasted = Timestamp::from_system(std::time::SystemTime::now()).millis_since(trouble.since);
+        let stalled = !matches!(task, Task::Copy { .. }) && u128::from(lasted) > STALLED_AFTER.as_millis();
+        let health = if stalled { Health::Stalled } else { Health::Degraded };
+        return (health, trouble.since, Some(&trouble.problem));
+    }
+    let set_aside = pipe.tables().find(|(table, _, _)| table.state == TableState::SetAside);
+    if let Some((table, _, _)) = set_aside {
+        return (Health::Degraded, table.since, table.problem.as_ref());
+    }
+    match memory.waiting {
+        Some((_, since)) if pipe.assignments().next().is_none() => (Health::Degraded, since, None),
+        _ => (Health::Ok, record.since, None),
+    }
+}
+
+fn stream(pipe: &PipeAggregate, memory: &Memory) -> Option<pb::StreamStatus> {
+    let record = pipe.pipe();
+    record.slot.as_ref()?;
+    let Some((progress, reported_at)) = &memory.stream else {
+        return Some(pb::StreamStatus {
+            durable_lsn: record.durable.to_string(),
+            ..pb::StreamStatus::default()
+        });
+    };
+    Some(pb::StreamStatus {
+        durable_lsn: progress.durable.to_string(),
+        source_lsn: progress.source.to_string(),
+        lag_bytes: progress.source.0.saturating_sub(progress.durable.0),
+        changes_applied: progress.changes,
+        delay: progress.delay.map(duration),
+        reported_at: Some(timestamp(*reported_at)),
+    })
+}
+
+fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
+    let mut running: BTreeMap<&millrace_model::TableName, (u64, u64)> = BTreeMap::new();
+    for held in pipe.assignments() {
+        if let (Task::Copy { table, .. }, Some((rows, bytes))) = (&held.task, memory.copies.get(&held.epoch))
+        {
+            let sum = running.entry(table).or_default();
+            sum.0 += rows;
+            sum.1 += bytes;
+        }
+    }
+    let changes: BTreeMap<_, _> = memory
+        .stream
+        .iter()
+        .flat_map(|(stream, _)| stream.tables.iter().map(|(name, count)| (name, *count)))
+        .collect();
+    pipe.tables()
+        .map(|(table, progress, partitions)| {
+            let (rows, bytes) = running.get(&table.source).copied().unwrap_or_default();
+            pb::TableStatus {
+                source: table.source.to_string(),
+                target: table.target.clone(),
+                state: table_state(table.state).into(),
+                state_since: Some(timestamp(table.since)),
+                problem: table.problem.as_ref().map(pb::Problem::from),
+                rows_copied: progress.copied.rows + rows,
+                bytes_copied: progress.copied.bytes + bytes,
+                rows_estimated: table.rows_estimated,
+                partitions_done: progress.done,
+                partitions_total: partitions,
+                changes_applied: changes.get(&table.source).copied().unwrap_or(0),
+            }
+        })
+        .collect()
+}
+
+fn assignment(held: &millrace_lifecycle::AssignmentRecord) -> pb::AssignmentStatus {
+    let detail = match &held.task {
+        Task::Copy { table, partition } => format!("{table} partition {partition}"),
+        _ => String::new(),
+    };
+    pb::AssignmentStatus {
+        epoch: held.epoch.0,
+        work: held.task.kind().to_owned(),
+        worker_id: held.worker.to_string(),
+        detail,
+    }
+}
+
+/// An event as users see it.
+pub(crate) fn event(event: &EventRecord) -> pb::Event {
+    let mut shown = pb::Event {
+        id: event.id,
+        time: Some(timestamp(event.time)),
+        message: event.message.clone(),
+        actor: event.actor.to_string(),
+        ..pb::Event::default()
+    };
+    let kind = match &event.kind {
+        EventKind::State { from, to } => {
+            shown.from_state = from.map_or(pb::PipeState::Unspecified, state).into();
+            shown.to_state = state(*to).into();
+            "state"
+        }
+        EventKind::Table { table, .. } => {
+            shown.table = table.to_string();
+            "table"
+        }
+        EventKind::Command => "command",
+        EventKind::Problem(problem) => {
+            shown.table = problem.table.as_ref().map(ToString::to_string).unwrap_or_default();
+            shown.problem = Some(problem.into());
+            "problem"
+        }
+        EventKind::Note => "note",
+    };
+    kind.clone_into(&mut shown.kind);
+    shown
+}
+
+/// The fleet as it stands.
+pub(crate) fn workers(sessions: &Sessions, tasks: &BTreeMap<&WorkerId, u32>) -> Vec<pb::Worker> {
+    sessions
+        .iter()
+        .map(|(id, worker)| pb::Worker {
+            id: id.to_string(),
+            state: match (worker.connected(), worker.draining) {
+                (false, _) => pb::WorkerState::Lost,
+                (true, true) => pb::WorkerState::Draining,
+                (true, false) => pb::WorkerState::Connected,
+            }
+            .into(),
+            version: worker.hello.version.clone(),
+            connected_at: Some(timestamp(worker.connected_at)),
+            heard_at: Some(timestamp(worker.heard_at)),
+            max_tasks: worker.hello.max_tasks,
+            tasks: tasks.get(id).copied().unwrap_or(0),
+            memory_budget_bytes: worker.hello.memory_budget,
+            memory_used_bytes: worker.memory_used,
+        })
+        .collect()
+}
+
+fn state(state: PipeState) -> pb::PipeState {
+    match state {
+        PipeState::Provisioning => pb::PipeState::Provisioning,
+        PipeState::Setup => pb::PipeState::Setup,
+        PipeState::Snapshot => pb::PipeState::Snapshot,
+        PipeState::Running => pb::PipeState::Running,
+        PipeState::Pausing => pb::PipeState::Pausing,
+        PipeState::Paused => pb::PipeState::Paused,
+        PipeState::Completed => pb::PipeState::Completed,
+        PipeState::Failed => pb::PipeState::Failed,
+    }
+}
+
+fn table_state(state: TableState) -> pb::TableState {
+    match state {
+        TableState::Waiting => pb::TableState::Waiting,
+        TableState::Copying => pb::TableState::Copying,
+        TableState::CatchingUp => pb::TableState::CatchingUp,
+        TableState::Streaming => pb::TableState::Streaming,
+        TableState::Completed => pb::TableState::Completed,
+        TableState::SetAside => pb::TableState::SetAside,
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,96 @@
+//! The workers' side of the coordinator: one stream a worker, see `proto/millrace/worker/v1/worker_service.proto`.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use millrace_api::proto::worker::v1 as wire;
+use millrace_api::proto::worker::v1::worker_service_server::WorkerService;
+use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::input::Input;
+use crate::session::SessionId;
+
+/// Messages to a worker that may wait; one that takes none is disconnected.
+const OUTBOUND: usize = 1024;
+
+pub(crate) struct Workers {
+    inputs: mpsc::Sender<Input>,
+    closing: CancellationToken,
+}
+
+impl Workers {
+    pub(crate) fn new(inputs: mpsc::Sender<Input>, closing: CancellationToken) -> Self {
+        Self { inputs, closing }
+    }
+}
+
+#[tonic::async_trait]
+impl WorkerService for Workers {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<wire::ConnectResponse, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<wire::ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = inbound
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("the stream began with nothing"))?;
+        let hello = match WorkerMessage::try_from(first) {
+            Ok(WorkerMessage::Hello(hello)) => hello,
+            Ok(_) => {
+                return Err(Status::invalid_argument("a worker introduces itself first: Hello was expected"));
+            }
+            Err(error) => return Err(Status::invalid_argument(error.to_string())),
+        };
+        let (outbound, messages) = mpsc::channel::<CoordinatorMessage>(OUTBOUND);
+        let (reply, answer) = oneshot::channel();
+        let gone = || Status::unavailable("the coordinator is stopping");
+        self.inputs.send(Input::Connected { hello, outbound, reply }).await.map_err(|_| gone())?;
+        let session = answer
+            .await
+            .map_err(|_| gone())?
+            .map_err(|refusal| Status::already_exists(refusal.to_string()))?;
+        // Ends when the worker hangs up, when it breaks the protocol, or when the coordinator stops: its receiver of inputs is gone then.
+        tokio::spawn(listen(inbound, session, self.inputs.clone(), self.closing.clone()));
+        let closing = self.closing.clone().cancelled_owned();
+        let outbound = ReceiverStream::new(messages).map(|message| Ok(wire::ConnectResponse::from(&message)));
+        Ok(Response::new(Box::pin(futures::StreamExt::take_until(outbound, closing))))
+    }
+}
+
+/// Passes on what a worker says until it stops talking.
+async fn listen(
+    mut inbound: Streaming<wire::ConnectRequest>,
+    session: SessionId,
+    inputs: mpsc::Sender<Input>,
+    closing: CancellationToken,
+) {
+    loop {
+        let message = tokio::select! {
+            () = closing.cancelled() => break,
+            message = inbound.message() => message,
+        };
+        let Ok(Some(message)) = message else { break };
+        match WorkerMessage::try_from(message) {
+            Ok(message) => {
+                let message = Box::new(message);
+                if inputs.send(Input::Message { session, message }).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(session = session.0, %error, "a worker sent what is no message of this protocol; its session is closed");
+                break;
+            }
+        }
+    }
+    // When nobody listens any more the coordinator is gone, and the session with it.
+    let _ = inputs.send(Input::Disconnected { session }).await;
+}
