@@ -9,7 +9,7 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::text::TextFields;
 
-/// How long [`Guard::shutdown`] waits for the collector, for spans and for metrics each.
+/// How long each step of [`Guard::shutdown`] waits for the collector.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What to record and where it goes.
@@ -152,7 +152,7 @@ struct Exporters {
 ///
 /// # Errors
 /// A filter or endpoint that cannot be read, or a second call.
-pub fn init(config: &Config) -> Result<Guard, Error> {
+pub fn init(config: Config) -> Result<Guard, Error> {
     let (dispatch, guard) = build(config, stderr, stderr().is_terminal() && colour_wanted())?;
     dispatch.try_init().map_err(Error::AlreadySetUp)?;
     if let Some(exporters) = &guard.exporters {
@@ -162,8 +162,8 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
 }
 
 impl Guard {
-    /// Sends the last spans and metrics, waiting at most a few seconds for the collector, and ends the export.
-    /// Without an exporter it does nothing.
+    /// Sends the last spans and metrics and ends the export. A collector that does not answer is waited for a few
+    /// seconds, not longer. Without an exporter it does nothing.
     ///
     /// # Errors
     /// The collector did not take them; both are tried, the first failure is told.
@@ -171,37 +171,34 @@ impl Guard {
         let Some(Exporters { tracer, meter }) = self.exporters else { return Ok(()) };
         // Both calls block until the exporters' own threads are done, and those need this runtime for their I/O.
         tokio::task::spawn_blocking(move || {
-            let spans = settled(tracer.shutdown_with_timeout(FLUSH_TIMEOUT)).map_err(Error::FlushSpans);
-            let metrics = settled(meter.shutdown_with_timeout(FLUSH_TIMEOUT)).map_err(Error::FlushMetrics);
-            spans.and(metrics)
+            // Shutting the spans down flushes them too, but keeps silent about the outcome.
+            let spans = tracer.force_flush().map_err(Error::FlushSpans);
+            let metrics = meter.shutdown_with_timeout(FLUSH_TIMEOUT).map_err(Error::FlushMetrics);
+            let ended = tracer.shutdown_with_timeout(FLUSH_TIMEOUT).map_err(Error::FlushSpans);
+            spans.and(metrics).and(ended)
         })
         .await
         .map_err(Error::FlushAborted)?
     }
 }
 
-/// A provider that was shut down before has nothing left to send.
-fn settled(result: OTelSdkResult) -> OTelSdkResult {
-    match result {
-        Err(OTelSdkError::AlreadyShutdown) => Ok(()),
-        other => other,
-    }
-}
-
 /// Everything of [`init`] that is not process-wide.
-pub(crate) fn build<W>(config: &Config, writer: W, colour: bool) -> Result<(Dispatch, Guard), Error>
+pub(crate) fn build<W>(config: Config, writer: W, colour: bool) -> Result<(Dispatch, Guard), Error>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let logs = log_layer(config, writer, colour)?;
-    let endpoint = config.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty());
-    let exporters = endpoint.map(|endpoint| exporters(config, endpoint)).transpose()?;
+    let Config { service_name, instance_id, otlp_endpoint, log_format, log_filter } = config;
+    let logs = log_layer(log_format, log_filter, writer, colour)?;
+    let endpoint = otlp_endpoint.filter(|endpoint| !endpoint.is_empty());
+    let exporters =
+        endpoint.map(|endpoint| exporters(&endpoint, resource(service_name, instance_id))).transpose()?;
     let spans = exporters.as_ref().map(|exporters| span_layer(&exporters.tracer));
     Ok((Registry::default().with(spans).with(logs).into(), Guard { exporters }))
 }
 
 fn log_layer<S, W>(
-    config: &Config,
+    format: LogFormat,
+    filter: String,
     writer: W,
     colour: bool,
 ) -> Result<Box<dyn Layer<S> + Send + Sync + 'static>, Error>
@@ -211,10 +208,10 @@ where
 {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
-        .parse(&config.log_filter)
-        .map_err(|source| Error::Filter { filter: config.log_filter.clone(), source })?;
+        .parse(&filter)
+        .map_err(|source| Error::Filter { filter, source })?;
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
-    Ok(match config.log_format {
+    Ok(match format {
         LogFormat::Text => layer.fmt_fields(TextFields).with_filter(filter).boxed(),
         LogFormat::Json => {
             layer.json().flatten_event(true).with_current_span(false).with_filter(filter).boxed()
@@ -235,12 +232,11 @@ where
         .with_filter(Targets::new().with_target("millrace", LevelFilter::INFO))
 }
 
-fn exporters(config: &Config, endpoint: &str) -> Result<Exporters, Error> {
+fn exporters(endpoint: &str, resource: Resource) -> Result<Exporters, Error> {
     tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
     let refused = |source| Error::Exporter { endpoint: endpoint.to_owned(), source };
     let spans = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build().map_err(refused)?;
     let metrics = MetricExporter::builder().with_tonic().with_endpoint(endpoint).build().map_err(refused)?;
-    let resource = resource(config);
     Ok(Exporters {
         tracer: SdkTracerProvider::builder()
             .with_batch_exporter(spans)
@@ -251,10 +247,10 @@ fn exporters(config: &Config, endpoint: &str) -> Result<Exporters, Error> {
 }
 
 /// Who is speaking: `OTEL_RESOURCE_ATTRIBUTES`, then what is configured.
-fn resource(config: &Config) -> Resource {
-    let instance = config.instance_id.clone().map(|id| KeyValue::new("service.instance.id", id));
+fn resource(service_name: String, instance_id: Option<String>) -> Resource {
+    let instance = instance_id.map(|id| KeyValue::new("service.instance.id", id));
     Resource::builder()
-        .with_service_name(config.service_name.clone())
+        .with_service_name(service_name)
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_attributes(instance)
         .build()

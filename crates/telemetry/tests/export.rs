@@ -1,6 +1,8 @@
 //! The whole way: set-up, a traced call between a real client and server, flush, a collector that received it.
 //! One test, because the subscriber is the process's.
 
+#![allow(clippy::unwrap_used)] // the helpers of a test fail it as the test itself does
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -113,7 +115,7 @@ async fn traced_server() -> Channel {
 #[tokio::test]
 async fn the_flush_at_shutdown_brings_one_trace_of_client_and_server_and_the_metrics_to_the_collector() {
     let collector = Collector::default();
-    let guard = init(&Config {
+    let guard = init(Config {
         instance_id: Some("worker-1".to_owned()),
         otlp_endpoint: Some(collector.start().await),
         log_filter: "off".to_owned(),
@@ -148,5 +150,5 @@ async fn the_flush_at_shutdown_brings_one_trace_of_client_and_server_and_the_met
     assert_eq!(attribute(&resource, "service.instance.id").as_deref(), Some("worker-1"));
     assert_eq!(attribute(&resource, "service.version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
 
-    assert!(init(&Config::new("again")).is_err(), "a process is set up once");
+    assert!(init(Config::new("again")).is_err(), "a process is set up once");
 }

@@ -9,7 +9,7 @@ use tracing::info_span;
 #[tokio::test]
 async fn a_collector_that_is_away_neither_stops_the_set_up_nor_holds_the_end_for_long() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let guard = init(&Config {
+    let guard = init(Config {
         otlp_endpoint: Some(format!("http://{closed}")),
         log_filter: "off".to_owned(),
         ..Config::new("millrace-test")

@@ -9,11 +9,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use super::{inject_current, set_parent};
 use crate::setup::span_layer;
 
-/// The spans that `work` exports.
+/// The spans that `work` exports. They are logged too, and the log wants more than the exporter.
 fn exported(work: impl FnOnce()) -> Vec<SpanData> {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-    tracing::subscriber::with_default(Registry::default().with(span_layer(&provider)), work);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
+    tracing::subscriber::with_default(Registry::default().with(span_layer(&provider)).with(log), work);
     exporter.get_finished_spans().unwrap()
 }
 
