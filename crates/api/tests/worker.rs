@@ -118,7 +118,7 @@ fn works() -> Vec<Work> {
         Work::Provision,
         Work::SetUp { tables: tables.clone(), destination, clear: true },
         Work::Snapshot { slot: SlotRequest::Create { name: name.clone() }, tables: tables.clone() },
-        Work::Snapshot { slot: SlotRequest::Temporary { name: name.clone() }, tables: tables.clone() },
+        Work::Snapshot { slot: SlotRequest::None, tables: tables.clone() },
         Work::Snapshot { slot: SlotRequest::Existing { name: name.clone() }, tables: tables.clone() },
         Work::Copy {
             table: definition(),

@@ -1,1 +1,128 @@
-//! Placeholder.
+//! The durable truth about pipes.
+//!
+//! # What do we store?
+//!
+//! | table | one row is | changes when |
+//! |---|---|---|
+//! | `pipes` | a pipe: its id, its name (unique), its version and its [`PipeRecord`](millrace_lifecycle::PipeRecord) | with every commit for the pipe; each raises the version by one |
+//! | `tables` | a table of a pipe, by its position in the specification: [`TableRecord`](millrace_lifecycle::TableRecord) | the table goes on, breaks, is provisioned or cut |
+//! | `partitions` | a range of pages of a table, with the rows and bytes it held once it is copied | the table is cut; the partition is in the destination |
+//! | `assignments` | a task in a worker's hands, by epoch: [`AssignmentRecord`](millrace_lifecycle::AssignmentRecord) | it is given out, drained, ended or taken back |
+//! | `events` | an entry of a pipe's history, by number: [`EventRecord`] | never; entries are only added |
+//! | `meta` | the last epoch that was given out | work is given out |
+//!
+//! Not stored: progress within a partition, retries and their pauses, which workers are connected. The coordinator learns these anew.
+//!
+//! Records are stored as JSON in the form that `millrace-lifecycle` gives them; partitions are columns, because there may be a million.
+//! **The records hold the passwords of sources and destinations in the clear.** Until they are encrypted at rest, what protects
+//! them is that the file can be read by its owner alone (mode 0600), and that no error here shows a secret.
+//!
+//! # This crate
+//!
+//! Owns: the trait [`Catalog`], its implementation in an SQLite file ([`SqliteCatalog`]), the schema and its migrations. The tests are one
+//! contract over every implementation (`tests/contract/suite.rs`) and what only a file can show (`tests/contract/sqlite.rs`).
+//!
+//! Never contains: decisions. What a record means and when it changes is the business of `millrace-lifecycle`.
+//!
+//! Start reading at [`Catalog`].
+
+use std::future::Future;
+use std::sync::Arc;
+
+use millrace_lifecycle::{EventRecord, PipeAggregate, PipeChanges};
+use millrace_model::{Epoch, PipeId};
+
+mod error;
+mod sqlite;
+
+pub use error::{CatalogError, Cause};
+pub use sqlite::SqliteCatalog;
+
+/// Everything that a coordinator needs to go on where the last one stopped.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// All pipes, by id, without their history.
+    pub pipes: Vec<PipeAggregate>,
+    /// The greatest epoch that was ever committed; zero in a new catalog.
+    pub last_epoch: Epoch,
+}
+
+/// Where the durable truth is kept.
+///
+/// Every call is atomic and sees all commits that were answered before it began. A future that is dropped does not take its call back: a commit may
+/// have been stored, and only loading again tells.
+pub trait Catalog: Send + Sync + 'static {
+    /// Loads everything but the history.
+    ///
+    /// # Errors
+    /// Reading fails, or a record cannot be understood; the error names it.
+    fn load(&self) -> impl Future<Output = Result<Stored, CatalogError>> + Send;
+
+    /// Loads one pipe; `None` where there is none with this id.
+    ///
+    /// # Errors
+    /// As [`Catalog::load`].
+    fn load_pipe(
+        &self,
+        id: &PipeId,
+    ) -> impl Future<Output = Result<Option<PipeAggregate>, CatalogError>> + Send;
+
+    /// Stores the changes of any number of pipes, each named at most once, in one transaction: all or nothing. Once it is answered, they survive a crash
+    /// of the process and of the machine.
+    ///
+    /// Every pipe must be stored with the `expected_version` of its changes (0: not at all), and has the version after it from then on. A removed
+    /// pipe goes with all that belongs to it, and its name is free for another pipe of the same batch. The stored epoch becomes `last_epoch` unless it is
+    /// greater already.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] where another version is stored, [`CatalogError::NameTaken`] where another pipe has the name,
+    /// [`CatalogError::Malformed`] for changes that no [`PipeAggregate`] makes, or writing fails. Nothing is changed then, save that a failure of the
+    /// storage in the very moment of the commit leaves it open.
+    fn commit(
+        &self,
+        batch: Vec<(PipeId, PipeChanges)>,
+        last_epoch: Epoch,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// The first `limit` events of a pipe whose ids are greater than `after`, in order; none for a pipe that is not there.
+    ///
+    /// # Errors
+    /// As [`Catalog::load`].
+    fn events(
+        &self,
+        pipe: &PipeId,
+        after: u64,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<EventRecord>, CatalogError>> + Send;
+}
+
+/// A catalog that is shared.
+impl<C: Catalog> Catalog for Arc<C> {
+    fn load(&self) -> impl Future<Output = Result<Stored, CatalogError>> + Send {
+        C::load(self)
+    }
+
+    fn load_pipe(
+        &self,
+        id: &PipeId,
+    ) -> impl Future<Output = Result<Option<PipeAggregate>, CatalogError>> + Send {
+        C::load_pipe(self, id)
+    }
+
+    fn commit(
+        &self,
+        batch: Vec<(PipeId, PipeChanges)>,
+        last_epoch: Epoch,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send {
+        C::commit(self, batch, last_epoch)
+    }
+
+    fn events(
+        &self,
+        pipe: &PipeId,
+        after: u64,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<EventRecord>, CatalogError>> + Send {
+        C::events(self, pipe, after, limit)
+    }
+}

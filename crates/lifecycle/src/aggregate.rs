@@ -528,7 +528,7 @@ impl PipeAggregate {
             Task::Snapshot => {
                 let name = slot_name();
                 let slot = match (self.pipe.spec.mode, &self.pipe.slot) {
-                    (millrace_model::spec::ReplicationMode::Snapshot, _) => SlotRequest::Temporary { name },
+                    (millrace_model::spec::ReplicationMode::Snapshot, _) => SlotRequest::None,
                     (millrace_model::spec::ReplicationMode::Cdc, None) => SlotRequest::Create { name },
                     (millrace_model::spec::ReplicationMode::Cdc, Some(slot)) => {
                         SlotRequest::Existing { name: slot.name.clone() }

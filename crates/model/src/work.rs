@@ -106,11 +106,8 @@ pub enum SlotRequest {
         /// Its name.
         name: String,
     },
-    /// Make one that vanishes with its session: a snapshot-only pipe keeps none.
-    Temporary {
-        /// Its name.
-        name: String,
-    },
+    /// None is needed: nothing follows the copy of a snapshot-only pipe (`docs/decisions/0002`).
+    None,
     /// It stands already; only export a snapshot.
     Existing {
         /// Its name.

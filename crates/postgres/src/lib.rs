@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The source adapter: everything that Millrace says to PostgreSQL.
+//!
+//! Owns: opening connections with TLS ([`dial`]), the wire client of the data path ([`wire`], [`copy`], [`replication`]), statements
+//! on an ordinary session ([`session`]), exported snapshots ([`snapshot`]), what tables look like ([`discovery`]), what stands in a pipe's way ([`mod@inspect`]),
+//! and the one classifier of PostgreSQL's errors ([`error`]).
+//!
+//! Never contains: ClickHouse, decisions about pipes.
+//!
+//! Start reading at [`wire`] for the data path and at [`mod@inspect`] for the rest.
+
+pub mod copy;
+pub mod dial;
+pub mod discovery;
+pub mod error;
+pub mod inspect;
+pub mod quoting;
+pub mod replication;
+pub mod session;
+pub mod snapshot;
+pub mod wire;
+
+pub use copy::{CopyEvent, CopyReader, copy_query};
+pub use error::{Error, ServerError, classify};
+pub use inspect::{Inspection, inspect, offered_tables};
+pub use replication::{ReplicationEvent, ReplicationStream};
+pub use session::Session;
+pub use snapshot::SnapshotSession;

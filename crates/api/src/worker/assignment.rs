@@ -43,17 +43,12 @@ fn write_work(work: &Work) -> WireWork {
             clear: *clear,
         }),
         Work::Snapshot { slot, tables } => {
-            let (slot_name, create_slot, temporary_slot) = match slot {
-                SlotRequest::Create { name } => (name, true, false),
-                SlotRequest::Temporary { name } => (name, true, true),
-                SlotRequest::Existing { name } => (name, false, false),
+            let (slot_name, create_slot) = match slot {
+                SlotRequest::Create { name } => (name.clone(), true),
+                SlotRequest::Existing { name } => (name.clone(), false),
+                SlotRequest::None => (String::new(), false),
             };
-            WireWork::Snapshot(wire::SnapshotWork {
-                create_slot,
-                temporary_slot,
-                slot_name: slot_name.clone(),
-                tables: table::write_all(tables),
-            })
+            WireWork::Snapshot(wire::SnapshotWork { create_slot, slot_name, tables: table::write_all(tables) })
         }
         Work::Copy { table, snapshot_name, partition, range, destination } => {
             WireWork::Copy(wire::CopyWork {
@@ -99,17 +94,10 @@ fn read_work(work: WireWork) -> Result<Work, ProtocolError> {
             clear: work.clear,
         }),
         WireWork::Snapshot(work) => {
-            let name = not_empty("snapshot.slotName", work.slot_name)?;
-            let slot = match (work.create_slot, work.temporary_slot) {
-                (true, false) => SlotRequest::Create { name },
-                (true, true) => SlotRequest::Temporary { name },
-                (false, false) => SlotRequest::Existing { name },
-                (false, true) => {
-                    return Err(ProtocolError::at(
-                        "snapshot.temporarySlot",
-                        "a slot that stands already is not temporary",
-                    ));
-                }
+            let slot = match (work.create_slot, work.slot_name) {
+                (true, name) => SlotRequest::Create { name: not_empty("snapshot.slotName", name)? },
+                (false, name) if name.is_empty() => SlotRequest::None,
+                (false, name) => SlotRequest::Existing { name },
             };
             Ok(Work::Snapshot { slot, tables: table::read_all("snapshot.tables", work.tables)? })
         }

@@ -57,7 +57,7 @@ fn write_progress(progress: &Progress) -> WireProgress {
             delay_micros: stream
                 .delay
                 .map_or(0, |delay| u64::try_from(delay.as_micros()).unwrap_or(u64::MAX).max(1)),
-            caught_up: false,
+            caught_up: stream.caught_up,
             tables: stream
                 .tables
                 .iter()

@@ -1,0 +1,386 @@
+//! The contract of [`Catalog`], over any implementation.
+
+use std::sync::Arc;
+
+use millrace_catalog::{Catalog, CatalogError};
+use millrace_lifecycle::{Command, EventKind, PipeAggregate, PipeChanges, PipeState, TableState, Task};
+use millrace_model::spec::ReplicationMode::{Cdc, Snapshot};
+use millrace_model::work::{Outcome, Progress, Report, StreamProgress};
+use millrace_model::{Epoch, Lsn, PipeId, Problem};
+
+use crate::story::{PASSWORD, Story, assert_same};
+
+/// Where a catalog of some kind lives, empty at first.
+pub(crate) trait Place {
+    type Catalog: Catalog;
+
+    /// Opens the catalog; no other may be open on the place.
+    async fn open(&self) -> Self::Catalog;
+}
+
+/// Instantiates the whole contract for one kind of place, made by an expression.
+macro_rules! contract {
+    ($place:expr) => {
+        $crate::suite::contract! { $place;
+            a_new_catalog_is_empty,
+            a_pipe_is_loaded_as_it_was_at_every_step_of_its_life,
+            partitions_whose_copy_is_void_are_open_again_when_loaded,
+            passwords_come_back,
+            a_reopened_catalog_holds_what_was_committed,
+            an_old_version_is_refused_and_nothing_of_its_batch_is_stored,
+            a_new_pipe_is_refused_where_its_id_is_stored,
+            a_known_pipe_is_refused_where_it_is_not_stored,
+            of_many_who_change_the_same_version_one_wins,
+            a_name_is_taken_once,
+            a_removed_pipes_name_is_free_at_once,
+            changes_without_the_pipes_own_record_raise_its_version,
+            changes_that_make_no_sense_are_refused,
+            events_come_in_order_and_page_by_page,
+            a_hundred_thousand_partitions_come_back,
+            a_thousand_pipes_are_stored_together_or_not_at_all,
+            a_removed_pipe_leaves_nothing_behind,
+            a_pipe_that_never_was_can_be_removed,
+            the_last_epoch_never_goes_down,
+        }
+    };
+    ($place:expr; $($name:ident,)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                $crate::suite::$name(&$place).await;
+            }
+        )*
+    };
+}
+pub(crate) use contract;
+
+pub(crate) async fn a_new_catalog_is_empty(place: &impl Place) {
+    let catalog = place.open().await;
+    let stored = catalog.load().await.unwrap();
+    assert!(stored.pipes.is_empty());
+    assert_eq!(stored.last_epoch, Epoch(0));
+    assert!(catalog.load_pipe(&PipeId::from_random(1)).await.unwrap().is_none());
+    assert_eq!(catalog.events(&PipeId::from_random(1), 0, 10).await.unwrap(), []);
+}
+
+pub(crate) async fn a_pipe_is_loaded_as_it_was_at_every_step_of_its_life(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::new(1, Cdc, &["orders", "items", "broken"]);
+    story.save(&catalog).await;
+    story.place();
+    story.save(&catalog).await;
+    story.provision();
+    story.save(&catalog).await;
+    story.finish(&Task::SetUp, Outcome::SetUp);
+    story.open_snapshot();
+    story.save(&catalog).await;
+    story.place();
+    story.save(&catalog).await;
+    assert!(story.copy_one());
+    story.save(&catalog).await;
+    let lost = story.epoch_of(&Task::Snapshot);
+    let now = story.tick();
+    story.pipe.withdraw(lost, now);
+    story.save(&catalog).await;
+    story.open_snapshot();
+    story.save(&catalog).await;
+    while let Some(task) = story.next_copy() {
+        match &task {
+            Task::Copy { table, .. } if table.name == "broken" => {
+                story.place();
+                let refused = Problem::operator("VALUE_REFUSED", "a value", "exclude it").of_table(table);
+                story.report(&task, Report::Failed(vec![refused]));
+            }
+            _ => story.finish(&task, Outcome::Copied { rows: 0, bytes: 0 }),
+        }
+        story.save(&catalog).await;
+    }
+    story.place();
+    let caught_up = StreamProgress { durable: Lsn(u64::MAX), caught_up: true, ..StreamProgress::default() };
+    story.report(&Task::Stream, Report::Progress(Progress::Stream(caught_up)));
+    story.save(&catalog).await;
+    assert_eq!(story.pipe.pipe().state, PipeState::Running);
+    let states: Vec<_> = story.pipe.tables().map(|(table, _, _)| table.state).collect();
+    assert_eq!(states, [TableState::Streaming, TableState::Streaming, TableState::SetAside]);
+    story.command(Command::Pause);
+    assert!(story.pipe.assignments().any(|held| held.draining));
+    story.save(&catalog).await;
+    story.finish(&Task::Stream, Outcome::Drained { durable: Lsn(u64::MAX) });
+    story.save(&catalog).await;
+    story.command(Command::Resume);
+    story.place();
+    let lost = Problem::permanent("SLOT_LOST", "the slot is lost", "copy anew");
+    story.report(&Task::Stream, Report::Failed(vec![lost]));
+    story.save(&catalog).await;
+    assert_eq!(story.pipe.pipe().state, PipeState::Failed);
+    let stored = catalog.load().await.unwrap();
+    assert_eq!(stored.pipes.len(), 1);
+    assert_same(&stored.pipes[0], &story.pipe);
+}
+
+pub(crate) async fn partitions_whose_copy_is_void_are_open_again_when_loaded(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::copying(&catalog, 1, Snapshot).await;
+    assert!(story.copy_one());
+    story.save(&catalog).await;
+    let done = |pipe: &PipeAggregate| pipe.tables().map(|(_, progress, _)| progress.done).sum::<u32>();
+    assert_eq!(done(&catalog.load_pipe(&story.id()).await.unwrap().unwrap()), 1);
+    let (epoch, now) = (story.epoch_of(&Task::Snapshot), story.tick());
+    story.pipe.withdraw(epoch, now);
+    story.save(&catalog).await;
+    assert_eq!(done(&catalog.load_pipe(&story.id()).await.unwrap().unwrap()), 0);
+}
+
+pub(crate) async fn passwords_come_back(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::new(1, Cdc, &["orders"]);
+    story.save(&catalog).await;
+    let loaded = catalog.load_pipe(&story.id()).await.unwrap().unwrap();
+    assert_eq!(loaded.pipe().spec.source.password.expose(), PASSWORD);
+}
+
+pub(crate) async fn a_reopened_catalog_holds_what_was_committed(place: &impl Place) {
+    let catalog = place.open().await;
+    let stories = [Story::copying(&catalog, 1, Cdc).await, Story::copying(&catalog, 2, Snapshot).await];
+    let events = catalog.events(&stories[0].id(), 0, usize::MAX).await.unwrap();
+    drop(catalog);
+    let catalog = place.open().await;
+    let stored = catalog.load().await.unwrap();
+    assert_eq!(stored.pipes.len(), 2);
+    for (loaded, story) in stored.pipes.iter().zip(&stories) {
+        assert_same(loaded, &story.pipe);
+    }
+    assert_eq!(stored.last_epoch, stories[1].epoch.max(stories[0].epoch));
+    assert_eq!(catalog.events(&stories[0].id(), 0, usize::MAX).await.unwrap(), events);
+}
+
+pub(crate) async fn an_old_version_is_refused_and_nothing_of_its_batch_is_stored(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut before = Story::copying(&catalog, 1, Cdc).await;
+    let mut story = Story::copying(&catalog, 2, Cdc).await;
+    let mut after = Story::copying(&catalog, 3, Cdc).await;
+    let mut late = Story::of(story.pipe.clone());
+    story.note("first");
+    story.save(&catalog).await;
+    let stored = catalog.load().await.unwrap();
+
+    before.command(Command::Delete);
+    before.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
+    assert!(before.pipe.is_removed());
+    late.note("too late");
+    after.copy_one();
+    let mut new = Story::new(4, Cdc, &["orders"]);
+    let batch = vec![before.changes(), new.changes(), late.changes(), after.changes()];
+    let refused = catalog.commit(batch, Epoch(1_000_000)).await;
+    let id = story.id();
+    assert!(
+        matches!(
+            &refused,
+            Err(CatalogError::Conflict { pipe, expected: 1, found: 2 }) if *pipe == id
+        ),
+        "{refused:?}"
+    );
+    let unchanged = catalog.load().await.unwrap();
+    assert_eq!(unchanged.pipes.len(), 3);
+    for (left, right) in unchanged.pipes.iter().zip(&stored.pipes) {
+        assert_same(left, right);
+    }
+    assert_eq!(unchanged.last_epoch, stored.last_epoch);
+    let events = catalog.events(&id, 0, usize::MAX).await.unwrap();
+    assert_eq!(events.last().unwrap().message, "first");
+    for untouched in [before, after] {
+        let events = catalog.events(&untouched.id(), 0, usize::MAX).await.unwrap();
+        let last = unchanged.pipes.iter().find(|pipe| pipe.pipe().id == untouched.id()).unwrap();
+        assert_eq!(events.last().unwrap().id, last.pipe().last_event);
+    }
+}
+
+pub(crate) async fn a_new_pipe_is_refused_where_its_id_is_stored(place: &impl Place) {
+    let catalog = place.open().await;
+    Story::copying(&catalog, 1, Cdc).await;
+    let again = Story::new(1, Cdc, &["orders"]).try_save(&catalog).await;
+    assert!(matches!(again, Err(CatalogError::Conflict { expected: 0, found: 1, .. })), "{again:?}");
+}
+
+pub(crate) async fn a_known_pipe_is_refused_where_it_is_not_stored(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::new(1, Cdc, &["orders"]);
+    story.changes();
+    story.note("the first changes were lost");
+    let refused = story.try_save(&catalog).await;
+    assert!(matches!(refused, Err(CatalogError::Conflict { expected: 1, found: 0, .. })), "{refused:?}");
+    assert!(catalog.load().await.unwrap().pipes.is_empty());
+}
+
+pub(crate) async fn of_many_who_change_the_same_version_one_wins(place: &impl Place) {
+    let catalog = Arc::new(place.open().await);
+    let story = Story::copying(&catalog, 1, Cdc).await;
+    let tries = (0..16).map(|number| {
+        let (catalog, pipe) = (catalog.clone(), story.pipe.clone());
+        tokio::spawn(async move {
+            let mut story = Story::of(pipe);
+            story.note(&format!("by {number}"));
+            story.try_save(&catalog).await
+        })
+    });
+    let tries: Vec<_> = tries.collect();
+    let mut won = 0;
+    for attempt in tries {
+        match attempt.await.unwrap() {
+            Ok(()) => won += 1,
+            Err(error) => assert!(matches!(error, CatalogError::Conflict { .. }), "{error}"),
+        }
+    }
+    assert_eq!(won, 1);
+    let events = catalog.events(&story.id(), story.pipe.pipe().last_event, 100).await.unwrap();
+    assert_eq!(events.len(), 1);
+}
+
+pub(crate) async fn a_name_is_taken_once(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut first = Story::named(1, "shop");
+    first.save(&catalog).await;
+    let refused = Story::named(2, "shop").try_save(&catalog).await;
+    assert!(
+        matches!(&refused, Err(CatalogError::NameTaken { name, holder })
+            if name == "shop" && *holder == first.id().to_string()),
+        "{refused:?}"
+    );
+    first.note("its own name is no obstacle");
+    first.save(&catalog).await;
+    let (mut third, mut fourth) = (Story::named(3, "bar"), Story::named(4, "bar"));
+    let both = catalog.commit(vec![third.changes(), fourth.changes()], Epoch(0)).await;
+    assert!(matches!(both, Err(CatalogError::NameTaken { .. })), "within one batch: {both:?}");
+    assert_eq!(catalog.load().await.unwrap().pipes.len(), 1);
+}
+
+pub(crate) async fn a_removed_pipes_name_is_free_at_once(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut old = Story::named(1, "shop");
+    old.save(&catalog).await;
+    old.command(Command::Delete);
+    old.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
+    let mut new = Story::named(2, "shop");
+    catalog.commit(vec![new.changes(), old.changes()], Epoch(0)).await.unwrap();
+    let stored = catalog.load().await.unwrap();
+    assert_eq!(stored.pipes.len(), 1);
+    assert_same(&stored.pipes[0], &new.pipe);
+}
+
+pub(crate) async fn changes_without_the_pipes_own_record_raise_its_version(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::copying(&catalog, 1, Cdc).await;
+    assert!(story.copy_one());
+    story.save(&catalog).await;
+    // Everything is in hand by now: one more partition changes nothing of the pipe itself.
+    assert!(story.copy_one());
+    let (id, changes) = story.changes();
+    assert!(changes.events.is_empty() && !changes.partitions.is_empty());
+    catalog.commit(vec![(id.clone(), PipeChanges { pipe: None, ..changes })], story.epoch).await.unwrap();
+    assert_same(&catalog.load_pipe(&id).await.unwrap().unwrap(), &story.pipe);
+}
+
+pub(crate) async fn changes_that_make_no_sense_are_refused(place: &impl Place) {
+    let catalog = place.open().await;
+    let (id, changes) = Story::new(1, Cdc, &["orders"]).changes();
+    let nameless = PipeChanges { pipe: None, ..changes.clone() };
+    let without_record = catalog.commit(vec![(id.clone(), nameless)], Epoch(0)).await;
+    assert!(matches!(without_record, Err(CatalogError::Malformed { .. })), "{without_record:?}");
+    let foreign = catalog.commit(vec![(PipeId::from_random(2), changes)], Epoch(0)).await;
+    assert!(matches!(foreign, Err(CatalogError::Malformed { .. })), "{foreign:?}");
+    assert!(catalog.load().await.unwrap().pipes.is_empty());
+}
+
+pub(crate) async fn events_come_in_order_and_page_by_page(place: &impl Place) {
+    let catalog = place.open().await;
+    let (mut story, mut other) = (Story::new(1, Cdc, &["orders"]), Story::new(2, Cdc, &["orders"]));
+    for number in 0..30 {
+        story.note(&format!("note {number}"));
+        other.note("another pipe's");
+        if number % 7 == 0 {
+            catalog.commit(vec![story.changes(), other.changes()], Epoch(0)).await.unwrap();
+        }
+    }
+    story.save(&catalog).await;
+    let (id, mut after, mut pages, mut all) = (story.id(), 0, Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let page = catalog.events(&id, after, 12).await.unwrap();
+        after = page.last().map_or(after, |last| last.id);
+        pages.push(page.len());
+        all.extend(page);
+    }
+    assert_eq!(pages, [12, 12, 7, 0]);
+    assert_eq!(all.iter().map(|event| event.id).collect::<Vec<_>>(), (1..=31).collect::<Vec<_>>());
+    assert_eq!(all[0].kind, EventKind::State { from: None, to: PipeState::Provisioning });
+    assert_eq!(all[30].message, "note 29");
+    assert_eq!(catalog.events(&id, 0, usize::MAX).await.unwrap(), all);
+    assert_eq!(catalog.events(&id, 0, 0).await.unwrap(), []);
+    assert_eq!(catalog.events(&id, u64::MAX, 1).await.unwrap(), []);
+}
+
+pub(crate) async fn a_hundred_thousand_partitions_come_back(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::new(1, Cdc, &["orders", "items"]);
+    story.provision();
+    story.finish(&Task::SetUp, Outcome::SetUp);
+    story.open_snapshot_of(50_000 * 128, 50_000_000);
+    assert_eq!(story.pipe.tables().map(|(_, _, partitions)| partitions).sum::<u32>(), 100_000);
+    story.save(&catalog).await;
+    assert!(story.copy_one());
+    story.save(&catalog).await;
+}
+
+pub(crate) async fn a_thousand_pipes_are_stored_together_or_not_at_all(place: &impl Place) {
+    let catalog = place.open().await;
+    Story::new(1000, Cdc, &["orders"]).save(&catalog).await;
+    let batch =
+        |last| (1..=last).map(|number| Story::new(number, Cdc, &["orders"]).changes()).collect::<Vec<_>>();
+    let refused = catalog.commit(batch(1000), Epoch(5)).await;
+    assert!(matches!(refused, Err(CatalogError::Conflict { .. })), "{refused:?}");
+    assert_eq!(catalog.load().await.unwrap().pipes.len(), 1);
+    catalog.commit(batch(999), Epoch(5)).await.unwrap();
+    let stored = catalog.load().await.unwrap();
+    assert_eq!(stored.pipes.len(), 1000);
+    assert!(stored.pipes.is_sorted_by_key(|pipe| pipe.pipe().id.clone()));
+}
+
+pub(crate) async fn a_removed_pipe_leaves_nothing_behind(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::copying(&catalog, 1, Cdc).await;
+    let other = Story::copying(&catalog, 2, Cdc).await;
+    let id = story.id();
+    story.command(Command::Delete);
+    story.place();
+    story.save(&catalog).await;
+    story.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
+    story.try_save(&catalog).await.unwrap();
+    assert!(catalog.load_pipe(&id).await.unwrap().is_none());
+    assert_eq!(catalog.events(&id, 0, 10).await.unwrap(), []);
+    let stored = catalog.load().await.unwrap();
+    assert_eq!(stored.pipes.len(), 1);
+    assert_same(&stored.pipes[0], &other.pipe);
+    // A pipe under the same id meets nothing of the old one.
+    let mut again = Story::new(1, Cdc, &["orders"]);
+    again.save(&catalog).await;
+    assert_eq!(catalog.events(&id, 0, 10).await.unwrap().len(), 1);
+}
+
+pub(crate) async fn a_pipe_that_never_was_can_be_removed(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::new(1, Cdc, &["orders"]);
+    story.command(Command::Delete);
+    story.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
+    story.try_save(&catalog).await.unwrap();
+    assert!(catalog.load().await.unwrap().pipes.is_empty());
+}
+
+pub(crate) async fn the_last_epoch_never_goes_down(place: &impl Place) {
+    let catalog = place.open().await;
+    let stored = async |epoch| {
+        catalog.commit(vec![], epoch).await.unwrap();
+        catalog.load().await.unwrap().last_epoch
+    };
+    assert_eq!(stored(Epoch(7)).await, Epoch(7));
+    assert_eq!(stored(Epoch(3)).await, Epoch(7));
+    assert_eq!(stored(Epoch(u64::from(u32::MAX) + 8)).await, Epoch(u64::from(u32::MAX) + 8));
+}

@@ -1,0 +1,172 @@
+//! Reading rows by binary COPY, lent one by one (manual: "COPY", "Binary Format").
+
+use millrace_model::spec::PostgresSource;
+use millrace_model::{PageRange, PgType, TableDefinition};
+
+use crate::error::Error;
+use crate::quoting::{quote_identifier, quote_literal, quote_table};
+use crate::wire::{Purpose, Wire, odd_tag, refused};
+
+/// The header's fixed part: signature, flags, length of the extension.
+const HEADER: usize = 19;
+/// A field count of -1.
+const TRAILER: [u8; 2] = [0xff, 0xff];
+const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+
+/// What the next look at the buffer gives.
+#[derive(Debug)]
+pub enum CopyEvent<'a> {
+    /// A tuple: field count, then length and bytes of each field. Lent until the next call.
+    Row(&'a [u8]),
+    /// Nothing more is read; call [`CopyReader::fill`].
+    NeedMore,
+    /// The copy is complete, and the connection is ready for the next one.
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Header,
+    Rows,
+    /// The trailer has come; what follows ends the statement.
+    Ending,
+}
+
+/// A session that copies one range after another.
+#[derive(Debug)]
+pub struct CopyReader {
+    wire: Wire,
+    phase: Phase,
+}
+
+impl CopyReader {
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`Wire::connect`].
+    pub async fn connect(source: &PostgresSource, application_name: &str) -> Result<Self, Error> {
+        let wire = Wire::connect(source, Purpose::Session, application_name).await?;
+        Ok(Self { wire, phase: Phase::Idle })
+    }
+
+    /// Opens a transaction that sees what the exported snapshot sees (manual: "SET TRANSACTION").
+    ///
+    /// # Errors
+    /// The snapshot is gone with its session, or the connection breaks.
+    pub async fn begin_at_snapshot(&mut self, snapshot_name: &str) -> Result<(), Error> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        self.wire.simple_query("a transaction", begin).await?;
+        let import = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(snapshot_name));
+        self.wire.simple_query("the snapshot", &import).await.map(drop)
+    }
+
+    /// Begins a copy, `COPY ... TO STDOUT (FORMAT binary)`.
+    ///
+    /// # Errors
+    /// The server refuses, or the connection breaks.
+    pub async fn start(&mut self, sql: &str) -> Result<(), Error> {
+        self.wire.begin_copy("the copy", sql, b'H').await?;
+        self.phase = Phase::Header;
+        Ok(())
+    }
+
+    /// The next row if it is read already.
+    ///
+    /// # Errors
+    /// The server reports an error in the middle, or sends what is no binary COPY.
+    #[inline]
+    pub fn next_row(&mut self) -> Result<CopyEvent<'_>, Error> {
+        loop {
+            let phase = self.phase;
+            let Some(frame) = self.wire.next_frame()? else { return Ok(CopyEvent::NeedMore) };
+            match (frame.tag, phase) {
+                (b'd', Phase::Rows) if self.wire.body(frame) != TRAILER => {
+                    return Ok(CopyEvent::Row(self.wire.body(frame)));
+                }
+                (b'd', Phase::Rows) => self.phase = Phase::Ending,
+                (b'd', Phase::Header) => {
+                    let row = header(self.wire.body(frame))?;
+                    self.phase = match row {
+                        HeaderEnd::Nothing => Phase::Rows,
+                        HeaderEnd::Trailer => Phase::Ending,
+                    };
+                }
+                // CopyDone, CommandComplete, ReadyForQuery.
+                (b'c' | b'C', _) | (b'N' | b'S', _) => {}
+                (b'Z', Phase::Ending) => {
+                    self.phase = Phase::Idle;
+                    return Ok(CopyEvent::End);
+                }
+                (b'E', _) => return Err(refused("the copy", self.wire.body(frame))),
+                (tag, _) => return Err(odd_tag(tag, "a copy")),
+            }
+        }
+    }
+
+    /// Reads once. Nothing is lost when it is dropped before it ends.
+    ///
+    /// # Errors
+    /// The connection broke or was closed.
+    pub async fn fill(&mut self) -> Result<(), Error> {
+        self.wire.fill().await
+    }
+}
+
+enum HeaderEnd {
+    Nothing,
+    Trailer,
+}
+
+/// Checks the header. PostgreSQL sends it as a message of its own; for an empty table the trailer follows in the next one.
+fn header(body: &[u8]) -> Result<HeaderEnd, Error> {
+    let valid = body.len() >= HEADER && body.starts_with(SIGNATURE);
+    let flags_and_extension = body.get(SIGNATURE.len()..HEADER);
+    if !valid || flags_and_extension.is_none_or(|bytes| bytes.iter().any(|byte| *byte != 0)) {
+        return Err(Error::Protocol(
+            "a copy that does not begin with the header of the binary format".to_owned(),
+        ));
+    }
+    match &body[HEADER..] {
+        [] => Ok(HeaderEnd::Nothing),
+        [0xff, 0xff] => Ok(HeaderEnd::Trailer),
+        _ => Err(Error::Protocol("a row in the same message as the header of the binary format".to_owned())),
+    }
+}
+
+/// The statement that copies a range of a table, with the columns of the definition in their order.
+///
+/// Columns whose type `as_text` names travel in the text form that their output function writes (a cast may write another, as that of `inet` does). A
+/// table with storage of its own is read alone, without children that inherit from it, which are published under their own names; a partitioned one has none (its file node
+/// is 0) and is read with all its partitions.
+pub fn copy_query(
+    definition: &TableDefinition,
+    range: PageRange,
+    as_text: &dyn Fn(&PgType) -> bool,
+) -> String {
+    let columns: Vec<String> = definition
+        .columns
+        .iter()
+        .map(|column| {
+            let name = quote_identifier(&column.name);
+            if as_text(&column.pg_type) {
+                format!("CASE WHEN num_nulls({name}) = 0 THEN format('%s', {name}) END")
+            } else {
+                name
+            }
+        })
+        .collect();
+    let only = if definition.file_node == 0 { "" } else { "ONLY " };
+    let mut bounds = Vec::new();
+    if range.first > 0 {
+        bounds.push(format!("ctid >= '({},0)'::tid", range.first));
+    }
+    bounds.extend(range.end.map(|end| format!("ctid < '({end},0)'::tid")));
+    let condition =
+        if bounds.is_empty() { String::new() } else { format!(" WHERE {}", bounds.join(" AND ")) };
+    format!(
+        "COPY (SELECT {} FROM {only}{}{condition}) TO STDOUT (FORMAT binary)",
+        columns.join(", "),
+        quote_table(&definition.name)
+    )
+}

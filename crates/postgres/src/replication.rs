@@ -1,0 +1,179 @@
+//! Receiving changes: replication commands and the copy-both stream (manual: "Streaming Replication Protocol").
+
+use std::time::{Duration, SystemTime};
+
+use millrace_model::Lsn;
+use millrace_model::spec::PostgresSource;
+
+use crate::error::Error;
+use crate::quoting::{quote_identifier, quote_literal};
+use crate::wire::{Purpose, Wire, odd_tag, refused};
+
+/// Between PostgreSQL's epoch (2000-01-01) and the Unix epoch.
+const EPOCH: Duration = Duration::from_secs(946_684_800);
+
+/// What the walsender sends.
+#[derive(Debug)]
+pub enum ReplicationEvent<'a> {
+    /// A message of the output plugin.
+    XLogData {
+        /// For a change, the start of its own WAL record.
+        start: Lsn,
+        /// End of the log at the server.
+        end: Lsn,
+        /// The message; lent until the next call.
+        payload: &'a [u8],
+    },
+    /// A sign of life.
+    Keepalive {
+        /// How far the server has read its log for us.
+        end: Lsn,
+        /// The server wants to hear of us now.
+        reply_requested: bool,
+    },
+}
+
+/// An open stream of changes.
+#[derive(Debug)]
+pub struct ReplicationStream {
+    wire: Wire,
+}
+
+impl ReplicationStream {
+    /// Connects and starts streaming from where the slot stands, or from `start` where that is later.
+    ///
+    /// Protocol version 1 of pgoutput: transactions come whole, in the order of their commits. `binary` asks for the binary form of every value, which must
+    /// be decodable for every column (PostgreSQL 14+).
+    ///
+    /// # Errors
+    /// The slot is missing, lost or in use; the publication is missing (told with the first change); the connection fails.
+    pub async fn start(
+        source: &PostgresSource,
+        application_name: &str,
+        slot_name: &str,
+        start: Lsn,
+        publications: &[String],
+        binary: bool,
+    ) -> Result<Self, Error> {
+        let mut wire = Wire::connect(source, Purpose::Replication, application_name).await?;
+        let names: Vec<String> = publications.iter().map(|name| quote_identifier(name)).collect();
+        let binary = if binary { ", binary 'true'" } else { "" };
+        let sql = format!(
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {}{binary})",
+            quote_identifier(slot_name),
+            quote_literal(&names.join(",")),
+        );
+        wire.begin_copy("the change stream", &sql, b'W').await?;
+        Ok(Self { wire })
+    }
+
+    /// Reads once. Nothing is lost when it is dropped before it ends.
+    ///
+    /// # Errors
+    /// The connection broke or was closed.
+    pub async fn fill(&mut self) -> Result<(), Error> {
+        self.wire.fill().await
+    }
+
+    /// The next message if it is read already; lent until the next call.
+    ///
+    /// # Errors
+    /// The server ends the stream, reports an error, or sends what is not understood.
+    #[inline]
+    pub fn next_event(&mut self) -> Result<Option<ReplicationEvent<'_>>, Error> {
+        loop {
+            let Some(frame) = self.wire.next_frame()? else { return Ok(None) };
+            match frame.tag {
+                b'd' => return event(self.wire.body(frame)).map(Some),
+                b'N' | b'S' => {}
+                // CopyDone: the server is shutting down.
+                b'c' => return Err(Error::Closed),
+                b'E' => return Err(refused("the change stream", self.wire.body(frame))),
+                other => return Err(odd_tag(other, "a change stream")),
+            }
+        }
+    }
+
+    /// Says up to where changes were received, made durable and applied: a Standby status update. The slot forgets what is `flushed`.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn send_status(
+        &mut self,
+        written: Lsn,
+        flushed: Lsn,
+        applied: Lsn,
+        reply_requested: bool,
+    ) -> Result<(), Error> {
+        let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + EPOCH).unwrap_or_default();
+        let clock = i64::try_from(clock.as_micros()).unwrap_or(i64::MAX);
+        let mut message = [0u8; 39];
+        message[0] = b'd';
+        message[1..5].copy_from_slice(&38u32.to_be_bytes());
+        message[5] = b'r';
+        message[6..14].copy_from_slice(&written.0.to_be_bytes());
+        message[14..22].copy_from_slice(&flushed.0.to_be_bytes());
+        message[22..30].copy_from_slice(&applied.0.to_be_bytes());
+        message[30..38].copy_from_slice(&clock.to_be_bytes());
+        message[38] = u8::from(reply_requested);
+        self.wire.send(&message).await
+    }
+
+    /// Ends the stream and waits until the server has: the slot is inactive when this returns. What still comes is dropped.
+    ///
+    /// # Errors
+    /// The connection broke; the slot is released all the same once the server notices.
+    pub async fn finish(mut self) -> Result<(), Error> {
+        // CopyDone
+        self.wire.send(&[b'c', 0, 0, 0, 4]).await?;
+        self.wire.until_ready().await?;
+        // Terminate; the session holds nothing more.
+        self.wire.send(&[b'X', 0, 0, 0, 4]).await
+    }
+}
+
+fn event(body: &[u8]) -> Result<ReplicationEvent<'_>, Error> {
+    let short = || Error::Protocol("a replication message that is cut short".to_owned());
+    let position = |at: usize| {
+        let bytes = body.get(at..).and_then(|rest| rest.first_chunk::<8>()).ok_or_else(short)?;
+        Ok(Lsn(u64::from_be_bytes(*bytes)))
+    };
+    match body.first() {
+        Some(b'w') => {
+            let payload = body.get(25..).ok_or_else(short)?;
+            Ok(ReplicationEvent::XLogData { start: position(1)?, end: position(9)?, payload })
+        }
+        Some(b'k') => {
+            let reply = body.get(17).ok_or_else(short)?;
+            Ok(ReplicationEvent::Keepalive { end: position(1)?, reply_requested: *reply != 0 })
+        }
+        Some(other) => Err(odd_tag(*other, "a change stream")),
+        None => Err(short()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_an_event_panic(bytes: Vec<u8>) {
+            let _ = event(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_keepalive_is_read() {
+        let mut body = vec![b'k'];
+        body.extend(7u64.to_be_bytes());
+        body.extend(0u64.to_be_bytes());
+        body.push(1);
+        assert!(matches!(
+            event(&body),
+            Ok(ReplicationEvent::Keepalive { end: Lsn(7), reply_requested: true })
+        ));
+        assert!(event(&body[..17]).is_err());
+    }
+}

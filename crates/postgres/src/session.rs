@@ -1,0 +1,237 @@
+//! Statements on an ordinary session: slots, publications, sizes.
+
+use std::time::Duration;
+
+use millrace_model::spec::PostgresSource;
+use millrace_model::work::TableSize;
+use millrace_model::{Lsn, TableName};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row};
+
+use crate::dial::dial;
+use crate::error::Error;
+use crate::quoting::{quote_identifier, quote_table};
+use crate::wire::{PINNED, UNLIMITED};
+
+/// How long a reader of ours is given to let go of a slot.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A session for statements. It ends with this value.
+pub struct Session {
+    pub(crate) client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Session {
+    /// Connects. TLS is settled by our own dialling, so that it means the same everywhere.
+    ///
+    /// # Errors
+    /// Nobody answers, TLS or authentication fails.
+    pub async fn connect(source: &PostgresSource, application_name: &str) -> Result<Self, Error> {
+        let stream = dial(source).await?;
+        let options: Vec<String> = PINNED
+            .iter()
+            .chain(&UNLIMITED)
+            .skip(1)
+            .map(|(name, value)| format!("-c {name}={value}"))
+            .collect();
+        let mut config = tokio_postgres::Config::new();
+        config
+            .user(&source.username)
+            .password(source.password.expose())
+            .dbname(&source.database)
+            .application_name(application_name)
+            .options(options.join(" "))
+            .ssl_mode(SslMode::Disable);
+        let what = "the connection";
+        let failed = |source| Error::Statement { what, source };
+        let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(failed)?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a session at the source ended");
+            }
+        });
+        Ok(Self { client, connection })
+    }
+
+    pub(crate) async fn rows(
+        &self,
+        what: &'static str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        self.client.query(sql, parameters).await.map_err(|source| Error::Statement { what, source })
+    }
+
+    async fn run(&self, what: &'static str, sql: &str) -> Result<(), Error> {
+        self.client.batch_execute(sql).await.map_err(|source| Error::Statement { what, source })
+    }
+
+    /// The cluster's own number, which no copy of it under the same address shares unless it is a standby (manual: "IDENTIFY_SYSTEM").
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn system_identifier(&self) -> Result<u64, Error> {
+        let what = "which cluster it is";
+        let rows = self.rows(what, "SELECT system_identifier::text FROM pg_control_system()", &[]).await?;
+        let text: String = column(&rows, what)?;
+        text.parse().map_err(|_| Error::Protocol(format!("system identifier '{text}'")))
+    }
+
+    /// Checks that the slot is there, is a logical one of pgoutput, and still has its place.
+    ///
+    /// # Errors
+    /// [`Error::SlotMissing`], [`Error::SlotLost`], or the statement fails.
+    pub async fn require_usable_slot(&self, slot_name: &str) -> Result<(), Error> {
+        let what = "about the slot";
+        let sql = "SELECT coalesce(wal_status, ''), coalesce(plugin, '') FROM pg_replication_slots WHERE slot_name = $1";
+        let rows = self.rows(what, sql, &[&slot_name]).await?;
+        let Some(row) = rows.first() else { return Err(Error::SlotMissing(slot_name.to_owned())) };
+        let (status, plugin) = (get::<String>(row, 0, what)?, get::<String>(row, 1, what)?);
+        let lost = |reason: String| Error::SlotLost { name: slot_name.to_owned(), reason };
+        if status == "lost" {
+            return Err(lost("its WAL was removed: wal_status is lost".to_owned()));
+        }
+        if plugin != "pgoutput" {
+            return Err(lost(format!("it decodes with '{plugin}', not with pgoutput")));
+        }
+        Ok(())
+    }
+
+    /// Sees to it that nobody reads the slot: a reader of ours is ended, whoever started it; anybody else's is not.
+    ///
+    /// # Errors
+    /// [`Error::SlotBusy`] where somebody else reads it or ours does not let go; or a statement fails.
+    pub async fn release_slot(&self, slot_name: &str) -> Result<(), Error> {
+        let what = "who reads the slot";
+        let sql = "SELECT s.active_pid, coalesce(a.application_name, '') FROM pg_replication_slots s \
+                   LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid \
+                   WHERE s.slot_name = $1 AND s.active_pid IS NOT NULL";
+        let began = Instant::now();
+        loop {
+            let rows = self.rows(what, sql, &[&slot_name]).await?;
+            let Some(row) = rows.first() else { return Ok(()) };
+            let (pid, holder) = (get::<i32>(row, 0, what)?, get::<String>(row, 1, what)?);
+            let ours = holder.starts_with("millrace");
+            if !ours || began.elapsed() > RELEASE_PATIENCE {
+                let holder = format!("'{holder}' (process {pid})");
+                return Err(Error::SlotBusy { name: slot_name.to_owned(), holder });
+            }
+            self.rows("to end a reader of ours", "SELECT pg_terminate_backend($1)", &[&pid]).await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Drops the slot; one that is not there is fine.
+    ///
+    /// # Errors
+    /// Somebody else reads it, or a statement fails.
+    pub async fn drop_slot(&self, slot_name: &str) -> Result<(), Error> {
+        self.release_slot(slot_name).await?;
+        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
+        self.rows("to drop the slot", sql, &[&slot_name]).await.map(drop)
+    }
+
+    /// Makes a publication of the tables, in place of one of that name that a try before has left.
+    ///
+    /// Changes of partitions are published under the name and with the columns of the partitioned table.
+    ///
+    /// # Errors
+    /// A right is missing, a table is gone, or the connection fails.
+    pub async fn create_publication(&self, name: &str, tables: &[TableName]) -> Result<(), Error> {
+        let (name, tables) = (quote_identifier(name), tables.iter().map(quote_table).collect::<Vec<_>>());
+        let sql = format!(
+            "BEGIN; DROP PUBLICATION IF EXISTS {name}; \
+             CREATE PUBLICATION {name} FOR TABLE ONLY {} WITH (publish_via_partition_root = true); COMMIT",
+            tables.join(", ONLY ")
+        );
+        self.run("to make the publication", &sql).await
+    }
+
+    /// Drops a publication; one that is not there is fine.
+    ///
+    /// # Errors
+    /// A right is missing, or the connection fails.
+    pub async fn drop_publication(&self, name: &str) -> Result<(), Error> {
+        self.run("to drop the publication", &format!("DROP PUBLICATION IF EXISTS {}", quote_identifier(name)))
+            .await
+    }
+
+    /// How large tables are now. Rows are estimated from the planner's rows per page and the present number of pages; those of a partitioned table are the sum of its partitions'.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn table_sizes(&self, tables: &[TableName]) -> Result<Vec<TableSize>, Error> {
+        let what = "how large the tables are";
+        let sql = "SELECT n.nspname, c.relname, \
+                     CASE WHEN c.relkind = 'p' THEN 0 \
+                          ELSE pg_relation_size(c.oid) / current_setting('block_size')::bigint END, \
+                     coalesce((SELECT sum(CASE WHEN l.relpages > 0 AND l.reltuples > 0 \
+                                 THEN l.reltuples / l.relpages * (pg_relation_size(l.oid) / current_setting('block_size')::bigint) \
+                                 ELSE greatest(l.reltuples, 0) END)::bigint \
+                               FROM pg_class l \
+                               WHERE l.oid = c.oid AND c.relkind <> 'p' \
+                                  OR c.relkind = 'p' AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)), 0) \
+                   FROM unnest($1::text[], $2::text[]) AS wanted(schema, name) \
+                   JOIN pg_namespace n ON n.nspname = wanted.schema \
+                   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name";
+        let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+        let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+        let rows = self.rows(what, sql, &[&schemas, &names]).await?;
+        rows.iter()
+            .map(|row| {
+                let table = TableName::new(get::<String>(row, 0, what)?, get::<String>(row, 1, what)?);
+                let (pages, rows) = (get::<i64>(row, 2, what)?, get::<i64>(row, 3, what)?);
+                Ok(TableSize {
+                    table,
+                    pages: u32::try_from(pages).unwrap_or(u32::MAX),
+                    estimated_rows: u64::try_from(rows).unwrap_or(0),
+                })
+            })
+            .collect()
+    }
+
+    /// The end of the log.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn current_lsn(&self) -> Result<Lsn, Error> {
+        let what = "where the log ends";
+        let rows = self.rows(what, "SELECT pg_current_wal_lsn()::text", &[]).await?;
+        let text: String = column(&rows, what)?;
+        text.parse().map_err(|error| Error::Protocol(format!("{error}")))
+    }
+}
+
+/// A value of a row of our own statements.
+pub(crate) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a Row,
+    index: usize,
+    what: &'static str,
+) -> Result<T, Error> {
+    row.try_get(index).map_err(|source| Error::Statement { what, source })
+}
+
+/// The one value of the one row.
+pub(crate) fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
+    rows: &'a [Row],
+    what: &'static str,
+) -> Result<T, Error> {
+    let row = rows.first().ok_or_else(|| Error::Protocol(format!("no row when asked {what}")))?;
+    get(row, 0, what)
+}

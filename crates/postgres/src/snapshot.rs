@@ -1,0 +1,68 @@
+//! Exported snapshots: what several sessions read as one moment (manual: "Snapshot Synchronization Functions").
+
+use millrace_model::Lsn;
+use millrace_model::spec::PostgresSource;
+
+use crate::error::Error;
+use crate::quoting::quote_identifier;
+use crate::wire::{Purpose, Wire};
+
+/// A session that keeps a snapshot for others to import. The snapshot is gone when it ends.
+#[derive(Debug)]
+pub struct SnapshotSession {
+    wire: Wire,
+    name: String,
+}
+
+impl SnapshotSession {
+    /// Makes a logical slot for pgoutput and exports the snapshot at its consistent point: the stream brings everything that the snapshot does not see, and
+    /// nothing that it does.
+    ///
+    /// # Errors
+    /// The slot exists already, none is free, or the connection fails.
+    pub async fn with_slot(
+        source: &PostgresSource,
+        application_name: &str,
+        slot_name: &str,
+    ) -> Result<(Self, Lsn), Error> {
+        let mut wire = Wire::connect(source, Purpose::Replication, application_name).await?;
+        // The form without parentheses is understood by every version from 14 on.
+        let sql = format!(
+            "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT",
+            quote_identifier(slot_name)
+        );
+        let rows = wire.simple_query("the replication slot", &sql).await?;
+        let field = |index: usize| {
+            let field = rows.first().and_then(|row| row.get(index)).cloned().flatten();
+            field.ok_or_else(|| Error::Protocol("a slot was made without telling where it begins".to_owned()))
+        };
+        let point = field(1)?;
+        let point = point.parse().map_err(|error| Error::Protocol(format!("{error}")))?;
+        let name = field(2)?;
+        Ok((Self { wire, name }, point))
+    }
+
+    /// Exports a snapshot of this moment. Works on a standby, and without logical WAL.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub async fn plain(source: &PostgresSource, application_name: &str) -> Result<Self, Error> {
+        let mut wire = Wire::connect(source, Purpose::Session, application_name).await?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        wire.simple_query("a transaction", begin).await?;
+        let rows = wire.simple_query("the snapshot", "SELECT pg_export_snapshot()").await?;
+        let name = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+        let name = name.ok_or_else(|| Error::Protocol("a snapshot without a name".to_owned()))?;
+        Ok(Self { wire, name })
+    }
+
+    /// What others import.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until the session ends by somebody else's doing; says why. Dropping ends it, too.
+    pub async fn wait_closed(&mut self) -> Error {
+        self.wire.closed().await
+    }
+}

@@ -1,0 +1,309 @@
+//! A worker's session with its coordinator, and the worker around it.
+//!
+//! One loop owns the desk. It goes on while the coordinator is away: tasks keep working, what they say is kept, and after the next Hello and Welcome both sides
+//! agree again (the protocol is told in `proto/millrace/worker/v1/worker_service.proto`).
+
+use std::time::Duration;
+
+use millrace_api::proto::worker::v1 as wire;
+use millrace_api::proto::worker::v1::worker_service_client::WorkerServiceClient;
+use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
+use millrace_model::work::{Assignment, Hello, Report};
+use millrace_model::{Epoch, Problem, WorkerId};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Endpoint;
+
+use crate::budget::Budget;
+use crate::desk::{Desk, Held, Reporter};
+use crate::task::{self, Shared};
+
+/// First pause before dialling again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause before dialling again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a leaving worker waits for its work to be drained or finished.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(25);
+/// Reports and messages that may wait to be taken.
+const QUEUE: usize = 1024;
+
+/// What a worker must know to begin.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Addresses of coordinators, `http://host:port`; tried in turn.
+    pub coordinators: Vec<String>,
+    /// Its id, unique in the fleet.
+    pub id: WorkerId,
+    /// Most copies and streams at a time, at least 1.
+    pub max_tasks: u32,
+    /// Ceiling of the memory that grows with data, in bytes.
+    pub memory_budget: u64,
+}
+
+/// A worker process, or one of several in `millrace dev`.
+#[derive(Debug)]
+pub struct Worker {
+    config: Config,
+    instance: String,
+}
+
+/// An open stream to a coordinator.
+struct Link {
+    outbound: mpsc::Sender<wire::ConnectRequest>,
+    inbound: tonic::Streaming<wire::ConnectResponse>,
+}
+
+enum Happening {
+    Leave,
+    GaveUpWaiting,
+    Said(Epoch, Report),
+    Heard(Box<Result<Option<wire::ConnectResponse>, tonic::Status>>),
+    Dialled(Box<Result<Link, String>>),
+    Beat,
+}
+
+impl Worker {
+    /// A worker that has not begun.
+    pub fn new(config: Config) -> Self {
+        Self { config, instance: format!("{:016x}", rand::random::<u64>()) }
+    }
+
+    /// Works until `leave` is cancelled; then hands back or finishes what it holds, for at most 25 s.
+    pub async fn run(self, leave: CancellationToken) {
+        let (reports, mut said) = mpsc::channel(QUEUE);
+        let budget = Budget::new(self.config.memory_budget);
+        let shared = Shared::new(budget.clone());
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let _stop_on_drop = stop.clone().drop_guard();
+        let mut desk = Desk::default();
+        let mut link: Option<Link> = None;
+        let mut attempt = 0usize;
+        let mut dialling = Box::pin(self.dial(attempt, desk.epochs()));
+        let mut heartbeat = tokio::time::interval(Duration::from_secs(1));
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut leaving: Option<Instant> = None;
+        loop {
+            if leaving.is_some() && desk.is_empty() {
+                break;
+            }
+            let happening = tokio::select! {
+                biased;
+                // 1. Leaving must not wait behind a flood of reports.
+                () = leave.cancelled(), if leaving.is_none() => Happening::Leave,
+                () = tokio::time::sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => Happening::GaveUpWaiting,
+                // 2. The sign of life comes before what may take long to say.
+                _ = heartbeat.tick(), if link.is_some() => Happening::Beat,
+                // 3. Orders come before reports: a revoked task's report is not worth sending.
+                heard = hear(&mut link), if link.is_some() => Happening::Heard(Box::new(heard)),
+                dialled = &mut dialling, if link.is_none() => Happening::Dialled(Box::new(dialled)),
+                // 4. What the tasks say.
+                Some((epoch, report)) = said.recv() => Happening::Said(epoch, report),
+            };
+            let mut lost = None;
+            match happening {
+                Happening::Leave => {
+                    tracing::info!(worker.id = %self.config.id, held = desk.epochs().len(), "leaving");
+                    leaving = Some(Instant::now() + LEAVE_PATIENCE);
+                    lost = send(&mut link, &heartbeat_message(&budget, true)).err();
+                }
+                Happening::GaveUpWaiting => {
+                    tracing::warn!(worker.id = %self.config.id, held = desk.epochs().len(), "left with work in hand; others will take it over");
+                    break;
+                }
+                Happening::Beat => {
+                    shared.close_idle();
+                    lost = send(&mut link, &heartbeat_message(&budget, leaving.is_some())).err();
+                }
+                Happening::Said(epoch, report) => {
+                    if desk.said(epoch, &report) {
+                        lost = send(&mut link, &WorkerMessage::Report { epoch, report }).err();
+                    }
+                }
+                Happening::Heard(heard) => match *heard {
+                    Ok(Some(message)) => match CoordinatorMessage::try_from(message) {
+                        Ok(CoordinatorMessage::Welcome { heartbeat_interval, keep, .. }) => {
+                            attempt = 0;
+                            desk.keep_only(&keep);
+                            heartbeat = tokio::time::interval(heartbeat_interval);
+                            heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                            for (epoch, report) in desk.to_repeat() {
+                                lost =
+                                    lost.or(send(&mut link, &WorkerMessage::Report { epoch, report }).err());
+                            }
+                        }
+                        Ok(CoordinatorMessage::Assign(assignment)) => {
+                            begin(*assignment, &mut desk, &tasks, &shared, &reports, &stop);
+                        }
+                        Ok(CoordinatorMessage::Revoke(epoch)) => desk.revoke(epoch),
+                        Ok(CoordinatorMessage::Drain(epoch)) => desk.drain(epoch),
+                        Ok(CoordinatorMessage::Recorded { epoch, table }) => desk.recorded(epoch, table),
+                        Ok(CoordinatorMessage::Inspect(inspection)) => {
+                            if let Some(link) = &link {
+                                let outbound = link.outbound.clone();
+                                let stop = stop.clone();
+                                tasks.spawn(async move {
+                                    tokio::select! {
+                                        () = stop.cancelled() => {}
+                                        // The asker has its own deadline; a closed stream means that nobody waits.
+                                        reply = task::inspect::answer(*inspection) => { let _ = outbound.send((&reply).into()).await; }
+                                    }
+                                });
+                            }
+                        }
+                        Err(error) => {
+                            lost = Some(format!(
+                                "the coordinator sent what is no message of this protocol: {error}"
+                            ))
+                        }
+                    },
+                    Ok(None) => lost = Some("the coordinator closed the stream".to_owned()),
+                    Err(status) => {
+                        lost = Some(format!("the stream to the coordinator broke: {}", status.message()))
+                    }
+                },
+                Happening::Dialled(dialled) => match *dialled {
+                    Ok(open) => {
+                        link = Some(open);
+                        if leaving.is_some() {
+                            lost = send(&mut link, &heartbeat_message(&budget, true)).err();
+                        }
+                    }
+                    Err(reason) => {
+                        if attempt <= 1 {
+                            tracing::warn!(worker.id = %self.config.id, "cannot reach a coordinator, trying on: {reason}");
+                        }
+                        attempt += 1;
+                        dialling = Box::pin(self.dial(attempt, desk.epochs()));
+                    }
+                },
+            }
+            if let Some(reason) = lost {
+                tracing::warn!(worker.id = %self.config.id, "{reason}; work goes on, dialling again");
+                link = None;
+                attempt = attempt.max(1);
+                dialling = Box::pin(self.dial(attempt, desk.epochs()));
+            }
+        }
+        desk.cancel_all();
+        stop.cancel();
+        drop(link);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// Opens a stream to the next coordinator in turn and introduces this worker, after a pause that grows with the attempt.
+    async fn dial(&self, attempt: usize, held: Vec<Epoch>) -> Result<Link, String> {
+        if attempt > 0 {
+            let doubled = FIRST_PAUSE.saturating_mul(1 << attempt.min(8)).min(LONGEST_PAUSE);
+            // Spread, so that a fleet does not come back all at once.
+            tokio::time::sleep(doubled.mul_f64(rand::random_range(0.5..1.0))).await;
+        }
+        let Some(address) = self.config.coordinators.get(attempt % self.config.coordinators.len().max(1))
+        else {
+            return Err("no coordinator is configured".to_owned());
+        };
+        let endpoint =
+            Endpoint::from_shared(address.clone()).map_err(|error| format!("{address}: {error}"))?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .map_err(|error| format!("{address}: {error}"))?;
+        let (outbound, messages) = mpsc::channel(QUEUE);
+        let hello = Hello {
+            worker: self.config.id.clone(),
+            instance: self.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            max_tasks: self.config.max_tasks,
+            memory_budget: self.config.memory_budget,
+            held,
+        };
+        outbound
+            .send((&WorkerMessage::Hello(hello)).into())
+            .await
+            .map_err(|_| "the stream closed".to_owned())?;
+        let mut client = WorkerServiceClient::new(channel);
+        let inbound = client
+            .connect(ReceiverStream::new(messages))
+            .await
+            .map_err(|status| format!("{address}: {}", status.message()))?
+            .into_inner();
+        Ok(Link { outbound, inbound })
+    }
+}
+
+async fn hear(link: &mut Option<Link>) -> Result<Option<wire::ConnectResponse>, tonic::Status> {
+    match link {
+        Some(link) => link.inbound.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends without waiting: a coordinator that takes nothing is one to reconnect to. Without a link nothing is sent; the desk keeps what matters.
+fn send(link: &mut Option<Link>, message: &WorkerMessage) -> Result<(), String> {
+    let Some(open) = link else { return Ok(()) };
+    let sent = open.outbound.try_send(message.into());
+    sent.map_err(|error| format!("the coordinator does not take messages: {error}"))
+}
+
+fn heartbeat_message(budget: &Budget, draining: bool) -> WorkerMessage {
+    WorkerMessage::Heartbeat { memory_used: budget.used(), draining }
+}
+
+/// Starts the task of an assignment; every task ends by saying how, or by being cancelled.
+fn begin(
+    assignment: Assignment,
+    desk: &mut Desk,
+    tasks: &TaskTracker,
+    shared: &Shared,
+    reports: &mpsc::Sender<(Epoch, Report)>,
+    stop: &CancellationToken,
+) {
+    let epoch = assignment.epoch;
+    let (cancel, drain) = (stop.child_token(), CancellationToken::new());
+    let (acknowledged, acknowledgements) = mpsc::channel(64);
+    if !desk.take(epoch, Held::new(cancel.clone(), drain.clone(), acknowledged)) {
+        tracing::debug!(assignment.epoch = %epoch, "assigned again what is in hand already");
+        return;
+    }
+    let reporter = Reporter::new(epoch, reports.clone());
+    let signals = task::Signals { drain, acknowledgements };
+    let shared = shared.clone();
+    tasks.spawn(async move {
+        let worked = tokio::spawn(task::run(assignment, shared, reporter.clone(), signals, cancel.clone()));
+        let guard = AbortOnDrop(worked.abort_handle());
+        let report = match worked.await {
+            Ok(Ok(Some(outcome))) => Report::Finished(outcome),
+            // Cancelled: nobody wants to hear of it.
+            Ok(Ok(None)) => return,
+            Ok(Err(problems)) => Report::Failed(problems),
+            Err(panic) => {
+                tracing::error!(assignment.epoch = %epoch, error = %panic, "a task panicked");
+                let message = "a task of the worker panicked; this is a fault of Millrace";
+                Report::Failed(vec![Problem::transient(
+                    "WORKER_FAULT",
+                    message,
+                    "report it with the worker's log",
+                )])
+            }
+        };
+        drop(guard);
+        reporter.must_say(report).await;
+    });
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

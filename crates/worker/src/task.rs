@@ -1,0 +1,117 @@
+//! How each kind of work is done. One module a kind; each takes an assignment and ends with an outcome or with problems.
+
+pub(crate) mod copy;
+pub(crate) mod inspect;
+mod provision;
+mod snapshot;
+mod source;
+pub(crate) mod stream;
+mod tables;
+
+use millrace_model::work::{Assignment, Outcome, Work};
+use millrace_model::{Problem, TableName};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::budget::Budget;
+use crate::desk::Reporter;
+
+/// What all tasks of a worker share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) budget: Budget,
+    pub(crate) connections: copy::Connections,
+}
+
+impl Shared {
+    pub(crate) fn new(budget: Budget) -> Self {
+        Self { budget, connections: copy::Connections::default() }
+    }
+
+    /// Closes what nobody has used for a while.
+    pub(crate) fn close_idle(&self) {
+        self.connections.close_idle();
+    }
+}
+
+/// What may reach a task while it works.
+pub(crate) struct Signals {
+    /// Finish what was read, then end.
+    pub(crate) drain: CancellationToken,
+    /// The coordinator has stored that these tables are set aside.
+    pub(crate) acknowledgements: mpsc::Receiver<TableName>,
+}
+
+/// How a task ends.
+pub(crate) type Ending = Result<Outcome, Vec<Problem>>;
+
+/// Does an assignment's work. `None` where it was cancelled.
+pub(crate) async fn run(
+    assignment: Assignment,
+    shared: Shared,
+    reporter: Reporter,
+    signals: Signals,
+    cancel: CancellationToken,
+) -> Result<Option<Outcome>, Vec<Problem>> {
+    let span = tracing::info_span!(
+        "work",
+        otel.name = assignment.work.kind(),
+        pipe.id = %assignment.pipe,
+        assignment.epoch = assignment.epoch.0,
+        table.name = tracing::field::Empty,
+    );
+    if let Work::Copy { table, .. } = &assignment.work {
+        span.record("table.name", tracing::field::display(&table.name));
+    }
+    millrace_telemetry::set_parent(&span, &assignment.trace);
+    let work = Box::pin(dispatch(assignment, shared, reporter, signals));
+    async {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Ok(None),
+            ending = work => {
+                if let Err(problems) = &ending {
+                    for problem in problems {
+                        tracing::warn!(%problem, "work failed");
+                    }
+                }
+                ending.map(Some)
+            }
+        }
+    }
+    .instrument(span)
+    .await
+}
+
+async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, signals: Signals) -> Ending {
+    let Assignment { epoch, pipe, spec, work, .. } = assignment;
+    match work {
+        Work::Provision => provision::run(&spec, &pipe).await,
+        Work::SetUp { tables, destination, clear } => {
+            provision::set_up(&spec, &pipe, &tables, destination, clear).await
+        }
+        Work::Snapshot { slot, tables } => snapshot::run(&spec, &pipe, epoch, slot, &tables, &reporter).await,
+        Work::Copy { table, snapshot_name, partition, range, destination } => {
+            let copy = copy::Copy { epoch, pipe, spec, table, snapshot_name, partition, range, destination };
+            copy::run(copy, &shared, &reporter).await
+        }
+        Work::Stream { .. } => {
+            let stream = stream::Stream::new(epoch, pipe, spec, work)?;
+            stream::run(stream, &shared, &reporter, signals).await
+        }
+        Work::Release { slot_name } => source::release(&spec, &slot_name).await,
+        Work::Teardown { slot_name, publication_name } => {
+            Ok(source::tear_down(&spec, slot_name.as_deref(), publication_name.as_deref()).await)
+        }
+    }
+}
+
+/// An insert was cut short from within, which only happens while its task is being stopped or by a fault of ours.
+pub(crate) fn stopped() -> Problem {
+    Problem::transient(
+        "WORKER_FAULT",
+        "an insert was stopped from within the worker",
+        "it is tried again by itself",
+    )
+}

@@ -1,0 +1,45 @@
+//! Making the slot and holding the snapshot under which partitions are read.
+
+use millrace_model::work::{Progress, SlotRequest, TableSize};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableDefinition};
+use millrace_postgres::{SnapshotSession, classify};
+
+use super::{Ending, source};
+use crate::desk::Reporter;
+
+/// Opens the snapshot, says so, and holds it until its session ends or this is cancelled.
+pub(crate) async fn run(
+    spec: &PipeSpec,
+    pipe: &PipeId,
+    epoch: Epoch,
+    slot: SlotRequest,
+    tables: &[TableDefinition],
+    reporter: &Reporter,
+) -> Ending {
+    let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+    let application = source::application_name(pipe, epoch);
+    let session = source::connect(spec).await?;
+    let (mut snapshot, consistent_point) = match slot {
+        SlotRequest::Create { name } => {
+            // One that is there is left from a try that nobody recorded: had it been, it would not be asked for again.
+            session.drop_slot(&name).await.map_err(failed)?;
+            SnapshotSession::with_slot(&spec.source, &application, &name).await.map_err(failed)?
+        }
+        SlotRequest::Existing { name } => {
+            session.require_usable_slot(&name).await.map_err(failed)?;
+            (SnapshotSession::plain(&spec.source, &application).await.map_err(failed)?, Lsn::ZERO)
+        }
+        SlotRequest::None => {
+            (SnapshotSession::plain(&spec.source, &application).await.map_err(failed)?, Lsn::ZERO)
+        }
+    };
+    let names: Vec<_> = tables.iter().map(|table| table.name.clone()).collect();
+    let sizes: Vec<TableSize> = session.table_sizes(&names).await.map_err(failed)?;
+    let snapshot_name = snapshot.name().to_owned();
+    tracing::info!(snapshot = snapshot_name, %consistent_point, "snapshot is open");
+    reporter.progress(Progress::SnapshotReady { snapshot_name, consistent_point, sizes });
+    drop(session);
+    let ended = snapshot.wait_closed().await;
+    let message = format!("the session that held the snapshot ended: {}", classify(&ended).message);
+    Err(vec![Problem::transient("SNAPSHOT_LOST", message, "the copy goes on under a new snapshot by itself")])
+}

@@ -1,0 +1,102 @@
+//! Small work at the source: slots and publications.
+
+use std::time::Duration;
+
+use millrace_model::work::Outcome;
+use millrace_model::{Epoch, PipeId, PipeSpec, Problem, Recovery};
+use millrace_postgres::{Session, classify};
+
+use super::Ending;
+
+/// How connections of one assignment are named at the source (`pg_stat_activity.application_name`): a successor may end them, nobody else's.
+pub(crate) fn application_name(pipe: &PipeId, epoch: Epoch) -> String {
+    format!("millrace {pipe} {epoch}")
+}
+
+/// Opens a session for statements.
+pub(crate) async fn connect(spec: &PipeSpec) -> Result<Session, Vec<Problem>> {
+    Session::connect(&spec.source, "millrace").await.map_err(|error| vec![classify(&error)])
+}
+
+/// Sees to it that the slot can be read by us: it exists in the cluster that it was made in, is not lost, and no earlier worker of ours holds it.
+pub(crate) async fn claim_slot(
+    spec: &PipeSpec,
+    slot_name: &str,
+    system_identifier: u64,
+) -> Result<(), Vec<Problem>> {
+    let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+    let session = connect(spec).await?;
+    let found = session.system_identifier().await.map_err(failed)?;
+    if found != system_identifier {
+        return Err(vec![Problem::permanent(
+            "SOURCE_REPLACED",
+            format!(
+                "another PostgreSQL cluster answers at {}:{}: its system identifier is {found}, the pipe was made from {system_identifier}",
+                spec.source.host, spec.source.port
+            ),
+            "point the pipe at the cluster it was made from, or delete it and make it anew",
+        )]);
+    }
+    session.require_usable_slot(slot_name).await.map_err(failed)?;
+    session.release_slot(slot_name).await.map_err(failed)
+}
+
+/// Makes the slot inactive.
+pub(crate) async fn release(spec: &PipeSpec, slot_name: &str) -> Ending {
+    let session = connect(spec).await?;
+    session.release_slot(slot_name).await.map_err(|error| vec![classify(&error)])?;
+    Ok(Outcome::Released)
+}
+
+/// Frees what the pipe holds at the source. What cannot be freed is told, never a reason to fail: somebody wants to be rid of the pipe.
+pub(crate) async fn tear_down(
+    spec: &PipeSpec,
+    slot_name: Option<&str>,
+    publication_name: Option<&str>,
+) -> Outcome {
+    let mut left_behind = Vec::new();
+    let leftover = |what: String, why: &Problem, statement: String| {
+        let message = format!("{what} could not be dropped: {}", why.message);
+        Problem::warning("LEFT_BEHIND", message, format!("run at the source: {statement}"))
+    };
+    if slot_name.is_none() && publication_name.is_none() {
+        return Outcome::TornDown { left_behind };
+    }
+    let session = reach(spec).await;
+    if let Some(name) = slot_name {
+        let dropped = match &session {
+            Ok(session) => session.drop_slot(name).await.map_err(|error| classify(&error)),
+            Err(problem) => Err(problem.clone()),
+        };
+        if let Err(why) = dropped {
+            let statement = format!("SELECT pg_drop_replication_slot('{name}')");
+            left_behind.push(leftover(format!("slot {name}"), &why, statement));
+        }
+    }
+    if let Some(name) = publication_name {
+        let dropped = match &session {
+            Ok(session) => session.drop_publication(name).await.map_err(|error| classify(&error)),
+            Err(problem) => Err(problem.clone()),
+        };
+        if let Err(why) = dropped {
+            let statement = format!("DROP PUBLICATION {name}");
+            left_behind.push(leftover(format!("publication {name}"), &why, statement));
+        }
+    }
+    Outcome::TornDown { left_behind }
+}
+
+/// A source that is away for a moment is worth a few tries; one that stays away must not keep the pipe from going.
+async fn reach(spec: &PipeSpec) -> Result<Session, Problem> {
+    let mut tries = 0;
+    loop {
+        match Session::connect(&spec.source, "millrace").await {
+            Ok(session) => return Ok(session),
+            Err(error) if tries < 3 && classify(&error).recovery == Recovery::Retry => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(classify(&error)),
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! Carrying changes: pgoutput in, `Native` blocks out, and the durable position back to the slot.
+//!
+//! What was read waits in the applier. Whenever the destination is free and the last batch was sent long enough ago, everything that waits goes as one batch, at most one insert
+//! a table. Several batches may be on their way; the position that the slot may forget is the end of the last transaction in the longest unbroken run of
+//! arrived batches. Nothing else ever moves it.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::{Duration, SystemTime};
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use millrace_apply::{Applier, Batch, Step, TableIndex};
+use millrace_clickhouse::Destination;
+use millrace_mapping::streams_as_binary;
+use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, Work};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableDefinition, TableName, Timestamp};
+use millrace_postgres::{ReplicationEvent, ReplicationStream, classify};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::Instrument;
+
+use super::tables::{self, PlannedTable};
+use super::{Ending, Shared, Signals, source};
+use crate::budget::Reservation;
+use crate::delivery::deliver;
+use crate::desk::Reporter;
+
+/// Batches that may be on their way at a time.
+const BATCHES: usize = 2;
+/// Inserts of one batch at a time: more only make ClickHouse's parts compete.
+const INSERTS: usize = 4;
+/// What waits is sent once it is so large, and nothing more is read until there is room for a batch.
+const BATCH_BYTES: usize = 16 << 20;
+/// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
+const STATUS: Duration = Duration::from_secs(5);
+/// How often the coordinator hears how far the stream is.
+const REPORT: Duration = Duration::from_millis(500);
+/// Memory is taken from the budget in steps.
+const STEP: u64 = 1 << 20;
+
+/// A stream to carry.
+pub(crate) struct Stream {
+    epoch: Epoch,
+    pipe: PipeId,
+    spec: PipeSpec,
+    slot_name: String,
+    publication_name: String,
+    system_identifier: u64,
+    durable: Lsn,
+    tables: Vec<TableDefinition>,
+    destination: DestinationFacts,
+}
+
+impl Stream {
+    /// A stream out of an assignment, which must be one of a stream.
+    pub(crate) fn new(epoch: Epoch, pipe: PipeId, spec: PipeSpec, work: Work) -> Result<Self, Vec<Problem>> {
+        match work {
+            Work::Stream {
+                slot_name,
+                publication_name,
+                system_identifier,
+                consistent_point,
+                durable,
+                tables,
+                destination,
+            } => Ok(Self {
+                epoch,
+                pipe,
+                spec,
+                slot_name,
+                publication_name,
+                system_identifier,
+                durable: durable.max(consistent_point),
+                tables,
+                destination,
+            }),
+            other => {
+                let message = format!("{} is not a stream", other.kind());
+                Err(vec![Problem::operator("PROTOCOL_FAULT", message, "report it with the worker's log")])
+            }
+        }
+    }
+}
+
+/// Carries changes until drained, cancelled, or stopped by a problem.
+pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, signals: Signals) -> Ending {
+    let destination = tables::destination(&stream.spec)?;
+    let planned: Vec<PlannedTable> = stream
+        .tables
+        .iter()
+        .map(|definition| tables::plan(&stream.spec, definition, &destination, stream.destination))
+        .collect::<Result<_, _>>()?;
+    let binary = planned.iter().all(|table| streams_as_binary(&table.columns));
+    let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+    let application = source::application_name(&stream.pipe, stream.epoch);
+    source::claim_slot(&stream.spec, &stream.slot_name, stream.system_identifier).await?;
+    let reader = ReplicationStream::start(
+        &stream.spec.source,
+        &application,
+        &stream.slot_name,
+        Lsn::ZERO,
+        std::slice::from_ref(&stream.publication_name),
+        binary,
+    )
+    .await
+    .map_err(failed)?;
+    let applier = Applier::new(
+        planned.iter().map(PlannedTable::stream_table).collect(),
+        &stream.spec.settings.metadata_columns,
+    );
+    tracing::info!(slot = %stream.slot_name, tables = planned.len(), binary, "streaming");
+    let pump = Pump {
+        interval: stream.spec.settings.sync_interval / 10,
+        batch_rows: stream.spec.settings.pull_batch_size as usize,
+        goal: None,
+        durable: stream.durable,
+        source: Lsn::ZERO,
+        reserved: shared.budget.empty(),
+        batches: VecDeque::new(),
+        arriving: JoinSet::new(),
+        next_batch: 0,
+        last_batch: None,
+        insert_took: Duration::ZERO,
+        unacknowledged: HashSet::new(),
+        held_at: Lsn::ZERO,
+        changes: 0,
+        table_changes: BTreeMap::new(),
+        delay: None,
+        reader,
+        applier,
+        planned,
+        destination,
+        stream,
+        shared,
+        reporter,
+    };
+    pump.run(signals).await
+}
+
+/// A batch that was sent.
+struct Sent {
+    number: u64,
+    /// Once it and all before it have arrived, the slot may forget everything up to here.
+    committed: Lsn,
+    newest_commit: Option<Timestamp>,
+    arrived: bool,
+}
+
+struct Arrived {
+    number: u64,
+    took: Duration,
+    result: Result<(), Problem>,
+}
+
+struct Pump<'a> {
+    stream: Stream,
+    shared: &'a Shared,
+    reporter: &'a Reporter,
+    reader: ReplicationStream,
+    applier: Applier,
+    planned: Vec<PlannedTable>,
+    destination: Destination,
+    /// The shortest time from one batch to the next.
+    interval: Duration,
+    batch_rows: usize,
+    /// The end of the source's log when the stream began: once that is durable the stream has caught up.
+    goal: Option<Lsn>,
+    durable: Lsn,
+    source: Lsn,
+    reserved: Reservation,
+    batches: VecDeque<Sent>,
+    arriving: JoinSet<Arrived>,
+    next_batch: u64,
+    last_batch: Option<Instant>,
+    insert_took: Duration,
+    /// Tables that were set aside and of which the coordinator has not said that it knows.
+    unacknowledged: HashSet<TableName>,
+    /// The slot does not pass this while there are such tables: were they forgotten, their changes must be read again.
+    held_at: Lsn,
+    changes: u64,
+    table_changes: BTreeMap<usize, u64>,
+    delay: Option<Duration>,
+}
+
+/// Why the loop woke up.
+enum Wake {
+    Drain,
+    Arrived(Arrived),
+    Acknowledged(TableName),
+    Read(Result<(), millrace_postgres::Error>),
+    Flush,
+    Status,
+    Report,
+}
+
+impl Pump<'_> {
+    async fn run(mut self, mut signals: Signals) -> Ending {
+        let mut status = tokio::time::interval(STATUS);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut report = tokio::time::interval(REPORT);
+        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Asks for a keepalive, which says where the log ends: an idle source would leave us waiting for half a minute.
+        self.acknowledge(true).await?;
+        loop {
+            let room = self.batches.len() < BATCHES;
+            let waiting = self.applier.buffered_rows() > 0;
+            let (due, full) = (self.due(), self.is_full());
+            let wake = tokio::select! {
+                biased;
+                // 1. Stop reading as soon as that is asked for. (Cancellation drops this future as a whole.)
+                () = signals.drain.cancelled() => Wake::Drain,
+                // 2. What has arrived makes room, and moves the position.
+                Some(arrived) = self.arriving.join_next() => {
+                    Wake::Arrived(arrived.map_err(|_| vec![super::stopped()])?)
+                }
+                Some(table) = signals.acknowledgements.recv() => Wake::Acknowledged(table),
+                // 3. PostgreSQL must hear of us, also when nothing can be read.
+                _ = status.tick() => Wake::Status,
+                _ = report.tick() => Wake::Report,
+                // 4. A batch that is due, before more is read.
+                () = tokio::time::sleep_until(due), if waiting && room => Wake::Flush,
+                // 5. More changes, unless what waits is as large as a batch may be.
+                read = self.reader.fill(), if !full => Wake::Read(read),
+            };
+            match wake {
+                Wake::Drain => return self.drain(signals).await,
+                Wake::Arrived(arrived) => self.arrived(arrived).await?,
+                Wake::Acknowledged(table) => {
+                    self.unacknowledged.remove(&table);
+                    self.acknowledge(false).await?;
+                }
+                Wake::Status => self.acknowledge(false).await?,
+                Wake::Report => self.report(),
+                Wake::Flush => self.send().await,
+                Wake::Read(read) => {
+                    read.map_err(|error| vec![classify(&error)])?;
+                    self.take_in().await?;
+                }
+            }
+        }
+    }
+
+    /// When what waits may go: at once where the stream was quiet; otherwise so much later than the batch before that inserts take at most a third of the time.
+    fn due(&self) -> Instant {
+        let now = Instant::now();
+        if self.is_full() {
+            return now;
+        }
+        self.last_batch.map_or(now, |last| last + self.interval.max(self.insert_took * 2))
+    }
+
+    fn is_full(&self) -> bool {
+        self.applier.buffered_rows() >= self.batch_rows || self.applier.buffered_bytes() >= BATCH_BYTES
+    }
+
+    /// Takes in everything that was read.
+    async fn take_in(&mut self) -> Result<(), Vec<Problem>> {
+        loop {
+            let step = match self.reader.next_event().map_err(|error| vec![classify(&error)])? {
+                None => break,
+                Some(ReplicationEvent::Keepalive { end, reply_requested }) => {
+                    self.keepalive(end);
+                    if reply_requested {
+                        self.acknowledge(false).await?;
+                    }
+                    continue;
+                }
+                Some(ReplicationEvent::XLogData { start, end, payload }) => {
+                    self.source = self.source.max(end);
+                    self.applier.apply(start, payload).map_err(|error| vec![broken_stream(&error)])?
+                }
+            };
+            self.step(step).await?;
+        }
+        // More memory for what waits; without it what waits goes out and reading rests until some is free.
+        let held = self.applier.buffered_bytes() as u64;
+        if held > self.reserved.bytes() {
+            match self.shared.budget.try_reserve((held - self.reserved.bytes()).max(STEP)) {
+                Some(more) => self.reserved.merge(more),
+                None => self.send().await,
+            }
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, step: Step) -> Result<(), Vec<Problem>> {
+        match step {
+            Step::Buffered => self.changes += 1,
+            Step::Ignored | Step::Committed { .. } => {}
+            Step::SetAside(tables) => {
+                for (index, problem) in tables {
+                    let name = self.planned[index.0].definition.name.clone();
+                    tracing::warn!(table.name = %name, %problem, "table is set aside");
+                    if self.unacknowledged.is_empty() {
+                        self.held_at = self.durable;
+                    }
+                    self.unacknowledged.insert(name);
+                    self.reporter.must_say(Report::TableSetAside(problem)).await;
+                }
+            }
+            Step::Truncate { tables, lsn } => {
+                self.arrive_all().await?;
+                for TableIndex(index) in tables {
+                    let target = &self.planned[index].target;
+                    let emptied =
+                        self.destination.delete_older_versions(&target.table, &target.metadata.version, lsn);
+                    let problem = |error| millrace_clickhouse::classify(&error).of_table(&target.source);
+                    let emptied = emptied.await.map_err(|error| vec![problem(error)]);
+                    emptied?;
+                    self.changes += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends everything that waits as one batch.
+    async fn send(&mut self) {
+        let Batch { blocks, committed, commits, .. } = self.applier.take(now());
+        if blocks.is_empty() {
+            return;
+        }
+        let reserved = std::mem::replace(&mut self.reserved, self.shared.budget.empty());
+        let number = self.next_batch;
+        self.next_batch += 1;
+        self.last_batch = Some(Instant::now());
+        let rows: usize = blocks.iter().map(|(_, block)| block.rows).sum();
+        let inserts: Vec<_> = blocks
+            .into_iter()
+            .map(|(TableIndex(index), block)| {
+                *self.table_changes.entry(index).or_default() += block.rows as u64;
+                let target = &self.planned[index].target;
+                let (destination, table, source) =
+                    (self.destination.clone(), target.table.clone(), target.source.clone());
+                // The epoch is never used again, so no other content ever has this token.
+                let token = format!("{}-{}-{number}-{index}", self.stream.pipe, self.stream.epoch);
+                async move { deliver(&destination, &source, &table, &block, &token).await }
+            })
+            .collect();
+        let span = tracing::info_span!("insert", rows, tables = inserts.len());
+        let began = Instant::now();
+        self.arriving.spawn(
+            async move {
+                let mut inserts = inserts.into_iter();
+                let mut running: FuturesUnordered<_> = inserts.by_ref().take(INSERTS).collect();
+                let mut result = Ok(());
+                while let Some(inserted) = running.next().await {
+                    result = result.and(inserted);
+                    if let Some(next) = inserts.next().filter(|_| result.is_ok()) {
+                        running.push(next);
+                    }
+                }
+                drop(reserved);
+                Arrived { number, took: began.elapsed(), result }
+            }
+            .instrument(span),
+        );
+        let newest_commit = commits.map(|commits| commits.newest);
+        self.batches.push_back(Sent { number, committed, newest_commit, arrived: false });
+    }
+
+    async fn arrived(&mut self, arrived: Arrived) -> Result<(), Vec<Problem>> {
+        arrived.result.map_err(|problem| vec![problem])?;
+        self.insert_took = (self.insert_took + arrived.took) / 2;
+        if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == arrived.number) {
+            batch.arrived = true;
+            let age = batch.newest_commit.map(|commit| now().0.saturating_sub(commit.0));
+            self.delay =
+                age.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))).or(self.delay);
+        }
+        while self.batches.front().is_some_and(|batch| batch.arrived) {
+            if let Some(batch) = self.batches.pop_front() {
+                self.durable = self.durable.max(batch.committed);
+            }
+        }
+        self.pass_quiet_log();
+        self.acknowledge(false).await
+    }
+
+    /// Waits until everything that was read is in the destination. PostgreSQL hears of us meanwhile.
+    async fn arrive_all(&mut self) -> Result<(), Vec<Problem>> {
+        if self.applier.buffered_rows() > 0 {
+            self.send().await;
+        }
+        while !self.batches.is_empty() {
+            tokio::select! {
+                Some(arrived) = self.arriving.join_next() => {
+                    self.arrived(arrived.map_err(|_| vec![super::stopped()])?).await?;
+                }
+                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn keepalive(&mut self, end: Lsn) {
+        self.source = self.source.max(end);
+        self.goal.get_or_insert(end);
+        self.pass_quiet_log();
+    }
+
+    /// Log that holds nothing for us is passed too, or the slot of a quiet pipe would hold back that of a busy database for ever.
+    fn pass_quiet_log(&mut self) {
+        if self.batches.is_empty() && self.applier.buffered_rows() == 0 && !self.applier.in_transaction() {
+            self.durable = self.durable.max(self.source);
+        }
+    }
+
+    /// Tells PostgreSQL what it may forget.
+    async fn acknowledge(&mut self, reply_requested: bool) -> Result<(), Vec<Problem>> {
+        let flushed = if self.unacknowledged.is_empty() { self.durable } else { self.held_at };
+        let sent = self.reader.send_status(flushed, flushed, flushed, reply_requested).await;
+        sent.map_err(|error| vec![classify(&error)])
+    }
+
+    fn report(&mut self) {
+        let tables = self.table_changes.iter();
+        let tables = tables.map(|(index, changes)| (self.planned[*index].definition.name.clone(), *changes));
+        self.reporter.progress(Progress::Stream(StreamProgress {
+            durable: self.durable,
+            source: self.source,
+            changes: self.changes,
+            delay: self.delay,
+            caught_up: self.goal.is_some_and(|goal| self.durable >= goal),
+            tables: tables.collect(),
+        }));
+    }
+
+    /// Everything that was read is made durable, then the slot is released.
+    async fn drain(mut self, mut signals: Signals) -> Ending {
+        tracing::info!("draining");
+        self.arrive_all().await?;
+        while !self.unacknowledged.is_empty() {
+            match signals.acknowledgements.recv().await {
+                Some(table) => self.unacknowledged.remove(&table),
+                None => break,
+            };
+        }
+        self.acknowledge(false).await?;
+        self.report();
+        let durable = self.durable;
+        self.reader.finish().await.map_err(|error| vec![classify(&error)])?;
+        Ok(Outcome::Drained { durable })
+    }
+}
+
+/// The stream itself cannot be understood: opening it again reads the same log anew.
+fn broken_stream(error: &millrace_apply::ApplyError) -> Problem {
+    Problem::operator(
+        "STREAM_UNREADABLE",
+        format!("the change stream cannot be read: {error}"),
+        "report it with the worker's log",
+    )
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_system(SystemTime::now())
+}

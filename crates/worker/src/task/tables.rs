@@ -1,0 +1,62 @@
+//! What a table becomes in the destination: drawn the same way by every task from what was recorded.
+
+use millrace_apply::StreamTable;
+use millrace_clickhouse::{Destination, TargetTable};
+use millrace_mapping::{ColumnPlan, MappingOptions, plan_columns};
+use millrace_model::spec::TableSpec;
+use millrace_model::work::DestinationFacts;
+use millrace_model::{PipeSpec, Problem, TableDefinition};
+
+/// A table's way from source to destination.
+pub(crate) struct PlannedTable {
+    pub(crate) definition: TableDefinition,
+    pub(crate) columns: Vec<ColumnPlan>,
+    pub(crate) target: TargetTable,
+    spec: TableSpec,
+}
+
+/// Plans one table; fails only where the specification does not name it, which the coordinator never sends.
+pub(crate) fn plan(
+    spec: &PipeSpec,
+    definition: &TableDefinition,
+    destination: &Destination,
+    facts: DestinationFacts,
+) -> Result<PlannedTable, Vec<Problem>> {
+    let Some(table) = spec.tables.iter().find(|table| table.source == definition.name) else {
+        let message = format!("the assignment describes {} without specifying it", definition.name);
+        return Err(vec![Problem::operator("PROTOCOL_FAULT", message, "report it with the worker's log")]);
+    };
+    let options =
+        MappingOptions { allow_nullable_columns: spec.settings.allow_nullable_columns, time64: facts.time64 };
+    let columns = plan_columns(definition, &options);
+    let target = TargetTable {
+        source: definition.name.clone(),
+        table: destination.table(&table.target),
+        columns: columns.clone(),
+        metadata: spec.settings.metadata_columns.clone(),
+        sorting_key: if table.sorting_keys.is_empty() {
+            definition.key.clone()
+        } else {
+            table.sorting_keys.clone()
+        },
+    };
+    Ok(PlannedTable { definition: definition.clone(), columns, target, spec: table.clone() })
+}
+
+impl PlannedTable {
+    /// The table as the stream needs it.
+    pub(crate) fn stream_table(&self) -> StreamTable {
+        StreamTable {
+            definition: self.definition.clone(),
+            columns: self.columns.clone(),
+            excluded: self.spec.excluded_columns.clone(),
+            sorting_key: self.spec.sorting_keys.clone(),
+            active: true,
+        }
+    }
+}
+
+/// Opens the destination; cheap, since nothing is sent.
+pub(crate) fn destination(spec: &PipeSpec) -> Result<Destination, Vec<Problem>> {
+    Destination::new(&spec.destination).map_err(|error| vec![millrace_clickhouse::classify(&error)])
+}
