@@ -218,7 +218,8 @@ impl FromStr for ByteSize {
             "GiB" => 1 << 30,
             other => bail!("'{other}' is not a unit of size; use B, KiB, MiB or GiB"),
         };
-        let number: u64 = digits.trim().parse().with_context(|| format!("'{text}' is not a size, such as 256MiB"))?;
+        let number: u64 =
+            digits.trim().parse().with_context(|| format!("'{text}' is not a size, such as 256MiB"))?;
         number.checked_mul(unit).map(Self).with_context(|| format!("'{text}' is more than can be counted"))
     }
 }
@@ -277,7 +278,9 @@ mod tests {
     fn the_example_files_are_valid() {
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/config");
         let config = |name: &str| Some(deploy.join(name));
-        CoordinatorArgs { config: config("coordinator.toml"), ..CoordinatorArgs::default() }.resolve().unwrap();
+        CoordinatorArgs { config: config("coordinator.toml"), ..CoordinatorArgs::default() }
+            .resolve()
+            .unwrap();
         WorkerArgs { config: config("worker.toml"), ..WorkerArgs::default() }.resolve().unwrap();
     }
 }

@@ -91,14 +91,14 @@ pub(crate) async fn run(arguments: DevArgs) -> anyhow::Result<()> {
     }
     let coordinator = Coordinator::new(millrace_coordinator::Config::default(), catalog, listener);
     let serving = tokio::spawn(coordinator.run(stop_coordinator.clone()));
-    let shown = clickhouse.as_ref().map_or("none".to_owned(), |clickhouse| clickhouse.url().to_string());
+    let shown = clickhouse.as_ref().map_or("none".to_owned(), ClickHouse::url);
     println!("ready address={address} clickhouse={shown}");
 
     stop.cancelled().await;
     while workers.join_next().await.is_some() {}
     stop_coordinator.cancel();
     serving.await.context("the coordinator panicked")??;
-    if let Some(clickhouse) = clickhouse {
+    if let Some(mut clickhouse) = clickhouse {
         clickhouse.stop().await.context("ClickHouse did not stop")?;
     }
     flush(telemetry).await;
@@ -106,13 +106,11 @@ pub(crate) async fn run(arguments: DevArgs) -> anyhow::Result<()> {
 }
 
 async fn start_clickhouse(arguments: &DevArgs) -> anyhow::Result<ClickHouse> {
-    let launcher = Launcher {
-        program: std::env::current_exe().context("cannot find this program")?,
-        args: vec!["devstack".into()],
-    };
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let launcher = Launcher::new(program, ["devstack"]);
     let options = ClickHouseOptions {
-        data_dir: arguments.data_dir.join("clickhouse"),
-        listen: Some(arguments.clickhouse_listen),
+        listen: arguments.clickhouse_listen,
+        ..ClickHouseOptions::new(arguments.data_dir.join("clickhouse"))
     };
     ClickHouse::start(launcher, options).await.context("cannot start the embedded ClickHouse")
 }

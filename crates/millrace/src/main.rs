@@ -8,6 +8,7 @@ mod serve;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use millrace_cli::{ClientCommand, Globals, PipeCommand, SourceCommand, WorkerCommand};
 
 /// Copies PostgreSQL tables into ClickHouse and keeps them in step.
 #[derive(Parser)]
@@ -26,11 +27,21 @@ enum Command {
     Coordinator(config::CoordinatorArgs),
     /// Run a worker, or see the workers of a coordinator.
     #[command(args_conflicts_with_subcommands = true)]
-    Worker(WorkerCommand),
+    Worker(WorkerEntry),
     /// Make, see and steer pipes.
-    Pipe(millrace_cli::PipeCommand),
+    Pipe {
+        #[command(flatten)]
+        globals: Globals,
+        #[command(subcommand)]
+        command: PipeCommand,
+    },
     /// Look at a source.
-    Source(millrace_cli::SourceCommand),
+    Source {
+        #[command(flatten)]
+        globals: Globals,
+        #[command(subcommand)]
+        command: SourceCommand,
+    },
     /// What the servers of `dev` run as; not for people.
     #[cfg(feature = "dev")]
     #[command(hide = true)]
@@ -41,9 +52,11 @@ enum Command {
 }
 
 #[derive(Args)]
-struct WorkerCommand {
+struct WorkerEntry {
+    #[command(flatten)]
+    globals: Globals,
     #[command(subcommand)]
-    command: Option<millrace_cli::WorkerCommand>,
+    command: Option<WorkerCommand>,
     #[command(flatten)]
     run: config::WorkerArgs,
 }
@@ -69,12 +82,14 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> ExitCode {
     let served = match command {
-        Command::Pipe(command) => return millrace_cli::pipe(command).await,
-        Command::Source(command) => return millrace_cli::source(command).await,
-        Command::Worker(WorkerCommand { command: Some(command), .. }) => {
-            return millrace_cli::worker(command).await;
+        Command::Pipe { globals, command } => return client(ClientCommand::Pipe(command), &globals).await,
+        Command::Source { globals, command } => {
+            return client(ClientCommand::Source(command), &globals).await;
         }
-        Command::Worker(WorkerCommand { command: None, run }) => serve::worker(run).await,
+        Command::Worker(WorkerEntry { command: Some(command), globals, .. }) => {
+            return client(ClientCommand::Worker(command), &globals).await;
+        }
+        Command::Worker(WorkerEntry { command: None, run, .. }) => serve::worker(run).await,
         Command::Coordinator(arguments) => serve::coordinator(arguments).await,
         #[cfg(feature = "dev")]
         Command::Dev(arguments) => dev::run(arguments).await,
@@ -88,4 +103,8 @@ async fn run(command: Command) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn client(command: ClientCommand, globals: &Globals) -> ExitCode {
+    millrace_cli::run(command, globals, millrace_telemetry::trace_interceptor).await
 }

@@ -16,8 +16,9 @@ use crate::config::{CoordinatorArgs, WorkerArgs};
 pub(crate) async fn coordinator(arguments: CoordinatorArgs) -> anyhow::Result<()> {
     let config = arguments.resolve()?;
     let telemetry = millrace_telemetry::init(config.telemetry)?;
-    let listener =
-        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
     let catalog = open_catalog(&config.data_dir)?;
     let address = listener.local_addr()?;
     tracing::info!(%address, data_dir = %config.data_dir.display(), "coordinator serves");

@@ -1,0 +1,190 @@
+//! What can be written on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use millrace_api::client::DEFAULT_ADDRESS;
+use millrace_api::proto::pipe::v1 as wire;
+use millrace_api::yaml::parse_duration;
+
+use crate::wording::state_word;
+
+/// The commands that talk to a coordinator.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClientCommand {
+    /// Make pipes, look at them, and change what they do
+    #[command(subcommand)]
+    Pipe(PipeCommand),
+    /// Look at what a source offers
+    #[command(subcommand)]
+    Source(SourceCommand),
+    /// Look at the fleet. The binary mounts it itself, because `worker` alone starts a worker.
+    #[command(skip)]
+    Worker(WorkerCommand),
+}
+
+/// What every client command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Globals {
+    /// Where the coordinator listens
+    #[arg(long, global = true, env = "MILLRACE_ADDRESS", default_value = DEFAULT_ADDRESS, value_name = "URL")]
+    pub address: String,
+    /// Form of what is printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Form of what a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// Proto JSON; one line each where there is a stream of messages
+    Json,
+    /// Proto JSON written as YAML
+    Yaml,
+}
+
+/// `millrace pipe`
+#[derive(Debug, Clone, Subcommand)]
+pub enum PipeCommand {
+    /// Check source, destination and every table, and list all problems; changes nothing
+    Validate {
+        /// The file that says what the pipe is
+        #[command(flatten)]
+        file: SpecFile,
+    },
+    /// Make the pipe of a file; the same file again changes nothing
+    Apply {
+        /// The file that says what the pipe is
+        #[command(flatten)]
+        file: SpecFile,
+        /// Check and say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List all pipes
+    List,
+    /// Show a pipe: its state, why, and what comes next
+    Get {
+        /// Name of the pipe
+        name: String,
+    },
+    /// Follow a pipe through its life until it is done, has failed or is gone
+    Watch {
+        /// Name of the pipe
+        name: String,
+        /// End once the pipe is in this state
+        #[arg(long, value_parser = parse_state, value_name = "STATE")]
+        until: Option<wire::PipeState>,
+    },
+    /// Wait until a pipe is in a state
+    Wait {
+        /// Name of the pipe
+        name: String,
+        /// The state, such as Running
+        #[arg(long, value_parser = parse_state, value_name = "STATE")]
+        state: wire::PipeState,
+        /// How long to wait, such as 60s or 5m
+        #[arg(long, default_value = "60s", value_parser = parse_timeout)]
+        timeout: Duration,
+    },
+    /// Show what happened to a pipe, oldest first
+    Events {
+        /// Name of the pipe
+        name: String,
+    },
+    /// Show each table of a pipe and how far it is
+    Tables {
+        /// Name of the pipe
+        name: String,
+    },
+    /// Make durable what was read, then stop; the slot keeps its place
+    Pause {
+        /// Name of the pipe
+        name: String,
+    },
+    /// Go on where the pipe was paused, or where it failed once the cause is mended
+    Resume {
+        /// Name of the pipe
+        name: String,
+    },
+    /// Delete a pipe with its slot and publication; the destination's tables stay
+    Delete {
+        /// Name of the pipe
+        name: String,
+        /// How long to wait until it is gone
+        #[arg(long, default_value = "60s", value_parser = parse_timeout)]
+        timeout: Duration,
+    },
+}
+
+/// `millrace source`
+#[derive(Debug, Clone, Subcommand)]
+pub enum SourceCommand {
+    /// List the tables of the source that a file names: sizes, keys, replica identity, problems
+    Tables {
+        /// The file that says what the pipe is
+        #[command(flatten)]
+        file: SpecFile,
+    },
+}
+
+/// `millrace worker`, the part that is a client.
+#[derive(Debug, Clone, Subcommand)]
+pub enum WorkerCommand {
+    /// List the workers and what they carry
+    List,
+}
+
+/// Where the specification is.
+#[derive(Debug, Clone, Args)]
+pub struct SpecFile {
+    /// The file; - reads standard input
+    #[arg(short, long = "file", value_name = "PIPE.YAML")]
+    pub file: PathBuf,
+}
+
+/// Every state that a pipe can be in.
+const STATES: [wire::PipeState; 10] = [
+    wire::PipeState::Provisioning,
+    wire::PipeState::Setup,
+    wire::PipeState::Snapshot,
+    wire::PipeState::Running,
+    wire::PipeState::Pausing,
+    wire::PipeState::Paused,
+    wire::PipeState::Modifying,
+    wire::PipeState::Resync,
+    wire::PipeState::Completed,
+    wire::PipeState::Failed,
+];
+
+/// A state by the word that people use or by its name in the proto.
+fn parse_state(text: &str) -> Result<wire::PipeState, String> {
+    let named = |state: &wire::PipeState| {
+        state_word(*state).eq_ignore_ascii_case(text) || state.as_str_name() == text
+    };
+    STATES
+        .into_iter()
+        .find(named)
+        .ok_or_else(|| format!("expected one of {}", STATES.map(state_word).join(", ")))
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "expected a duration with its unit, such as 60s or 5m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_read_as_people_and_programs_write_them() {
+        for text in ["Running", "running", "PIPE_STATE_RUNNING"] {
+            assert_eq!(parse_state(text), Ok(wire::PipeState::Running));
+        }
+        assert!(parse_state("Unspecified").is_err());
+        assert!(parse_state("up").unwrap_err().contains("Running"));
+    }
+}

@@ -1,0 +1,131 @@
+//! The engine and its sessions: one per request, because SET and USE outlive a statement.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::exception::Exception;
+use super::request::Parameters;
+use super::statement::{quote, quote_identifier};
+use crate::foreign::{Connection, Library};
+use crate::{Error, Result};
+
+/// The id that a client gave a query, over the columns of `system.processes`. The engine makes ids of its own, so
+/// ours travels in the first line of `log_comment`.
+pub(crate) const QUERY_ID: &str = "splitByChar('\\n', Settings['log_comment'])[1]";
+
+/// ClickHouse on one data folder. A process can have one, and one folder one process.
+pub(crate) struct Engine {
+    library: Library,
+    data: String,
+    // Never used after the start, but open as long as the engine: closing the last connection shuts it down.
+    _first: Mutex<Connection>,
+    running: Mutex<HashSet<String>>,
+    pub(crate) version: String,
+    pub(crate) timezone: String,
+}
+
+impl Engine {
+    /// Loads the library and starts the engine on a folder.
+    pub(crate) fn start(library: &Path, data: &Path) -> Result<Self> {
+        let failed = |reason: String| Error::Engine { path: data.to_path_buf(), reason };
+        let path = library;
+        let library =
+            Library::load(path).map_err(|source| Error::Library { path: path.to_path_buf(), source })?;
+        let text = data.to_str().ok_or_else(|| failed("its path is not UTF-8".into()))?.to_owned();
+        // What the engine says about a refusal goes to stderr, which is the log.
+        let refused = "the engine refused, for example because another process uses the same data";
+        let mut first = library.connect(&text).ok_or_else(|| failed(refused.into()))?;
+        make_default_atomic(&mut first, data).map_err(failed)?;
+        let about = first.query(b"SELECT version(), timezone()", "TabSeparated", &[]).map_err(failed)?;
+        let about = String::from_utf8_lossy(about.as_ref()).into_owned();
+        let (version, timezone) = about.trim_end().split_once('\t').unwrap_or((about.trim_end(), "UTC"));
+        Ok(Self {
+            version: version.to_owned(),
+            timezone: timezone.to_owned(),
+            library,
+            data: text,
+            _first: Mutex::new(first),
+            running: Mutex::default(),
+        })
+    }
+
+    /// A session with a request's database and settings.
+    pub(crate) fn session(&self, parameters: &Parameters) -> Result<Connection, Exception> {
+        let mut session = self.connect()?;
+        let mut set = |sql: String| match session.query(sql.as_bytes(), "Null", &[]) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Exception::from_engine(&error)),
+        };
+        // The library's defaults, where a server's are others; inserts are never asynchronous here.
+        set("SET implicit_select = 0, allow_introspection_functions = 0, async_insert = 0".into())?;
+        let mut comment = parameters.query_id.clone();
+        for (name, value) in &parameters.settings {
+            if name == "log_comment" {
+                comment = format!("{comment}\n{value}");
+            } else if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                set(format!("SET {name} = {}", quote(value)))?;
+            } else {
+                return Err(Exception::new(115, "UNKNOWN_SETTING", format!("Unknown setting '{name}'")));
+            }
+        }
+        set(format!("SET log_comment = {}", quote(&comment)))?;
+        if let Some(database) = parameters.database.as_deref().filter(|name| !name.is_empty()) {
+            set(format!("USE {}", quote_identifier(database)))?;
+        }
+        Ok(session)
+    }
+
+    /// Notes that a query runs; its id is free again when the value is dropped.
+    pub(crate) fn register<'e>(&'e self, query_id: &str) -> Result<Running<'e>, Exception> {
+        if self.running().insert(query_id.to_owned()) {
+            return Ok(Running { engine: self, query_id: query_id.to_owned() });
+        }
+        let message = format!("Query with id = {query_id} is already running");
+        Err(Exception::new(216, "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING", message))
+    }
+
+    /// Ends a query that runs, if it does.
+    pub(crate) fn cancel(&self, query_id: &str) {
+        if !self.running().contains(query_id) {
+            return;
+        }
+        let sql = format!("KILL QUERY WHERE {QUERY_ID} = {} ASYNC", quote(query_id));
+        let result = self.connect().map(|mut session| session.query(sql.as_bytes(), "Null", &[]).map(drop));
+        tracing::info!(query_id, ?result, "cancelled, its client is gone");
+    }
+
+    fn connect(&self) -> Result<Connection, Exception> {
+        let refused = || Exception::new(210, "NETWORK_ERROR", "the engine accepts no connection");
+        self.library.connect(&self.data).ok_or_else(refused)
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A query's claim on its id.
+pub(crate) struct Running<'e> {
+    engine: &'e Engine,
+    query_id: String,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.engine.running().remove(&self.query_id);
+    }
+}
+
+/// Gives the database `default` a server's engine.
+///
+/// The library starts with an Overlay under that name, which knows no EXCHANGE. On a new folder it is replaced by an
+/// Atomic one; later the Overlay stands before the Atomic one's files, and is only taken away from before them.
+fn make_default_atomic(connection: &mut Connection, data: &Path) -> Result<(), String> {
+    let statements: &[&str] = if data.join("metadata/default.sql").exists() {
+        &["DETACH DATABASE default", "ATTACH DATABASE default"]
+    } else {
+        &["DROP DATABASE default", "CREATE DATABASE default ENGINE = Atomic"]
+    };
+    statements.iter().try_for_each(|sql| connection.query(sql.as_bytes(), "Null", &[]).map(drop))
+}

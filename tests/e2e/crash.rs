@@ -1,0 +1,162 @@
+//! Whoever is killed, nothing is lost or doubled.
+
+use crate::life::running;
+use crate::load::{Churn, SETTINGS, TABLES, assert_all_equal, sample_tables};
+use crate::stack::Stack;
+
+const ROWS: u32 = 120_000;
+
+/// A load that has begun and is not done: small partitions, one copy of each worker at a time.
+async fn loading() -> (Stack, Churn) {
+    let mut stack = Stack::servers().await;
+    stack.start_coordinator(&[]).await;
+    for id in ["one", "two"] {
+        stack.start_worker_with(id, &["--max-tasks", "1"]).await;
+    }
+    sample_tables(&stack.source().await, ROWS).await;
+    let churn = Churn::start(&stack, ROWS).await;
+    let settings = SETTINGS.replace("5000", "1000");
+    stack.apply(&stack.write_pipe_of("shop", &TABLES, &settings)).await;
+    stack
+        .wait("some partitions to be done, and not all", async || {
+            let done = stack.get("shop").await["tables"][0]["partitionsDone"].as_u64().unwrap_or(0);
+            done >= 3
+        })
+        .await;
+    (stack, churn)
+}
+
+async fn ends_equal(stack: Stack, churn: Churn) {
+    stack.wait_for("shop", "Running").await;
+    churn.stop().await;
+    stack.caught_up("shop").await;
+    assert_all_equal(&stack).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_coordinator_is_killed_during_the_load() {
+    let (mut stack, churn) = loading().await;
+    stack.coordinator().kill().await;
+    stack.coordinator().start_again().await;
+    ends_equal(stack, churn).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_workers_are_killed_one_after_the_other_during_the_load() {
+    let (mut stack, churn) = loading().await;
+    // Whoever holds the snapshot is among them: the rest is read under another one.
+    for worker in 0..2 {
+        stack.fleet.workers[worker].kill().await;
+        stack.fleet.workers[worker].start_again().await;
+    }
+    ends_equal(stack, churn).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_of_ours_is_killed_at_once_during_the_load() {
+    let (mut stack, churn) = loading().await;
+    stack.coordinator().kill().await;
+    for worker in &mut stack.fleet.workers {
+        worker.kill().await;
+    }
+    stack.coordinator().start_again().await;
+    for worker in &mut stack.fleet.workers {
+        worker.start_again().await;
+    }
+    ends_equal(stack, churn).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finished_partitions_are_not_read_again_after_a_crash() {
+    let (mut stack, churn) = loading().await;
+    churn.stop().await;
+    let done = |shown: &serde_json::Value| shown["tables"][0]["partitionsDone"].as_u64().unwrap();
+    let before = done(&stack.get("shop").await);
+    stack.fleet.workers[0].kill().await;
+    stack.coordinator().kill().await;
+    stack.coordinator().start_again().await;
+    stack.fleet.workers[0].start_again().await;
+    assert!(done(&stack.get("shop").await) >= before, "what was done is still done");
+    stack.wait_for("shop", "Running").await;
+    // Copied rows that the destination was ever sent: a partition that was read twice would show here.
+    let total = stack.get("shop").await["tables"][0]["partitionsTotal"].as_u64().unwrap();
+    let mut copied = 0;
+    for worker in ["one", "two"] {
+        let log = std::fs::read_to_string(stack.folder.path().join(format!("worker-{worker}.log"))).unwrap();
+        copied += log
+            .lines()
+            .filter(|line| line.contains("partition copied") && line.contains("public.orders"))
+            .count() as u64;
+    }
+    // The two that were in hand at the crash may have been finished without anybody hearing of it.
+    assert!(copied <= total + 2, "{copied} copies of {total} partitions");
+    stack.caught_up("shop").await;
+    assert_all_equal(&stack).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_and_then_all_are_killed_while_changes_stream() {
+    let mut stack = running(5000).await;
+    let churn = Churn::start(&stack, 5000).await;
+    stack.coordinator().kill().await;
+    stack.coordinator().start_again().await;
+    for worker in 0..2 {
+        stack.fleet.workers[worker].kill().await;
+        stack.fleet.workers[worker].start_again().await;
+    }
+    stack.coordinator().kill().await;
+    for worker in &mut stack.fleet.workers {
+        worker.kill().await;
+    }
+    stack.coordinator().start_again().await;
+    for worker in &mut stack.fleet.workers {
+        worker.start_again().await;
+    }
+    churn.stop().await;
+    stack.caught_up("shop").await;
+    assert_all_equal(&stack).await;
+    assert_eq!(stack.get("shop").await["status"]["state"], "PIPE_STATE_RUNNING");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn source_and_destination_are_killed_while_changes_stream() {
+    let mut stack = running(5000).await;
+    let churn = Churn::start(&stack, 5000).await;
+    stack.clickhouse.kill().await.unwrap();
+    stack.clickhouse.restart().await.unwrap();
+    churn.stop().await;
+    stack.postgres.kill().await.unwrap();
+    stack.postgres.restart().await.unwrap();
+    stack.caught_up("shop").await;
+    assert_all_equal(&stack).await;
+    assert_eq!(
+        stack.states("shop").await.last().unwrap(),
+        "RUNNING",
+        "trouble that passes never fails a pipe"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_asked_to_leave_drains_its_stream_and_another_goes_on() {
+    let mut stack = running(2000).await;
+    let churn = Churn::start(&stack, 2000).await;
+    let holder = |shown: &serde_json::Value| {
+        let assignments = shown["status"]["assignments"].as_array().cloned().unwrap_or_default();
+        assignments
+            .iter()
+            .find(|held| held["work"] == "stream")
+            .map(|held| held["workerId"].as_str().unwrap().to_owned())
+    };
+    stack.wait("somebody to stream", async || holder(&stack.get("shop").await).is_some()).await;
+    let first = holder(&stack.get("shop").await).unwrap();
+    let leaving = usize::from(first == "two");
+    assert!(stack.fleet.workers[leaving].leave().await, "it did not leave in peace");
+    stack
+        .wait("the other to stream", async || {
+            holder(&stack.get("shop").await).is_some_and(|now| now != first)
+        })
+        .await;
+    churn.stop().await;
+    stack.caught_up("shop").await;
+    assert_all_equal(&stack).await;
+}

@@ -1,0 +1,15 @@
+//! End to end: real processes of coordinator and workers between a real PostgreSQL and the real ClickHouse engine.
+//!
+//! Every test has servers of its own, so that it may kill them. Nothing here sleeps for a time: tests wait for states, and compare both sides once the pipe says
+//! that it has carried everything.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod commands;
+mod crash;
+mod life;
+mod load;
+mod refusal;
+mod stack;
+mod surface;
+mod values;

@@ -1,0 +1,318 @@
+//! The servers and processes of one test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use millrace_devstack::equality::{Differences, Tables, compare};
+use millrace_devstack::{ClickHouse, ClickHouseOptions, Launcher, Postgres, PostgresOptions};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio_postgres::{Client, NoTls};
+
+/// Longest wait for any state; a test that needs longer is broken.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The product's binary.
+pub(crate) fn millrace() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_millrace"))
+}
+
+/// A PostgreSQL, a ClickHouse, and whatever processes of ours the test starts.
+pub(crate) struct Stack {
+    pub(crate) postgres: Postgres,
+    pub(crate) clickhouse: ClickHouse,
+    pub(crate) fleet: Fleet,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+/// A coordinator and workers.
+#[derive(Default)]
+pub(crate) struct Fleet {
+    pub(crate) coordinator: Option<Process>,
+    pub(crate) workers: Vec<Process>,
+    address: String,
+}
+
+/// A process of ours; it is killed with its handle.
+pub(crate) struct Process {
+    child: Child,
+    arguments: Vec<String>,
+    log: PathBuf,
+}
+
+impl Process {
+    async fn start(arguments: Vec<String>, log: PathBuf, ready: bool) -> Self {
+        let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        let mut child = Command::new(millrace())
+            .args(&arguments)
+            .env("MILLRACE_LOG", "info,millrace_worker=debug")
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(if ready { Stdio::piped() } else { Stdio::null() })
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        if ready {
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let line = lines.next_line().await.unwrap();
+            let said = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(line.is_some_and(|line| line.starts_with("ready ")), "it did not start:\n{}", said());
+        }
+        Self { child, arguments, log }
+    }
+
+    /// kill -9
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Starts it again as it was.
+    pub(crate) async fn start_again(&mut self) {
+        let ready = self.arguments[0] == "coordinator";
+        *self = Self::start(self.arguments.clone(), self.log.clone(), ready).await;
+    }
+
+    /// SIGTERM; gives whether it left with success.
+    pub(crate) async fn leave(&mut self) -> bool {
+        let id = self.child.id().unwrap().to_string();
+        Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
+        self.child.wait().await.unwrap().success()
+    }
+}
+
+/// A port that nobody uses at this moment.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Stack {
+    /// Servers only.
+    pub(crate) async fn servers() -> Self {
+        let folder = millrace_devstack::temporary_dir().unwrap();
+        let launcher = || Launcher::new(millrace(), ["devstack"]);
+        let major = std::env::var("MILLRACE_TEST_POSTGRES").map_or(17, |major| major.parse().unwrap());
+        let postgres = PostgresOptions::new(major, folder.path().join("postgres"));
+        let clickhouse = ClickHouseOptions::new(folder.path().join("clickhouse"));
+        let (postgres, clickhouse) =
+            tokio::join!(Postgres::start(launcher(), postgres), ClickHouse::start(launcher(), clickhouse));
+        let fleet = Fleet { address: format!("127.0.0.1:{}", free_port()), ..Fleet::default() };
+        Self { postgres: postgres.unwrap(), clickhouse: clickhouse.unwrap(), fleet, folder }
+    }
+
+    /// Servers, a coordinator and two workers.
+    pub(crate) async fn start() -> Self {
+        let mut stack = Self::servers().await;
+        stack.start_coordinator(&[]).await;
+        stack.start_worker("one").await;
+        stack.start_worker("two").await;
+        stack
+    }
+
+    pub(crate) async fn start_coordinator(&mut self, more: &[&str]) {
+        let data = self.folder.path().join("coordinator").display().to_string();
+        let mut arguments = vec!["coordinator", "--listen", &self.fleet.address, "--data-dir", &data];
+        arguments.extend(more);
+        let arguments = arguments.into_iter().map(str::to_owned).collect();
+        let log = self.folder.path().join("coordinator.log");
+        self.fleet.coordinator = Some(Process::start(arguments, log, true).await);
+    }
+
+    pub(crate) async fn start_worker(&mut self, id: &str) {
+        self.start_worker_with(id, &[]).await;
+    }
+
+    pub(crate) async fn start_worker_with(&mut self, id: &str, more: &[&str]) {
+        let coordinator = self.address();
+        let mut arguments = vec!["worker", "--id", id, "--coordinator", &coordinator];
+        arguments.extend(more);
+        let arguments = arguments.into_iter().map(str::to_owned).collect();
+        let log = self.folder.path().join(format!("worker-{id}.log"));
+        self.fleet.workers.push(Process::start(arguments, log, false).await);
+        self.wait("the worker to connect", async || {
+            let workers = self.json(&["worker", "list"]).await;
+            workers["workers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|worker| worker["id"] == id && worker["state"] == "WORKER_STATE_CONNECTED")
+        })
+        .await;
+    }
+
+    pub(crate) fn coordinator(&mut self) -> &mut Process {
+        self.fleet.coordinator.as_mut().unwrap()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("http://{}", self.fleet.address)
+    }
+
+    /// A connection to the source as its superuser.
+    pub(crate) async fn source(&self) -> Client {
+        self.source_as(self.postgres.user(), self.postgres.password(), "postgres").await
+    }
+
+    pub(crate) async fn source_as(&self, user: &str, password: &str, database: &str) -> Client {
+        let (client, connection) = tokio_postgres::Config::new()
+            .host(self.postgres.host())
+            .port(self.postgres.port())
+            .user(user)
+            .password(password)
+            .dbname(database)
+            .connect(NoTls)
+            .await
+            .unwrap();
+        // Ends with its client.
+        tokio::spawn(connection);
+        client
+    }
+
+    /// A client of the destination.
+    pub(crate) fn destination(&self) -> clickhouse::Client {
+        clickhouse::Client::default().with_url(self.clickhouse.url())
+    }
+
+    /// Writes a pipe.yaml of the servers here; `tables` and `rest` are YAML.
+    pub(crate) fn write_pipe(&self, name: &str, tables: &str, rest: &str) -> PathBuf {
+        let text = format!(
+            "name: {name}\n{rest}\nsource:\n  postgres: {{host: {}, port: {}, database: postgres, username: {}, password: {}}}\n\
+             destination:\n  clickhouse: {{url: \"{}\", database: mirror}}\ntables:\n{tables}\n",
+            self.postgres.host(),
+            self.postgres.port(),
+            self.postgres.user(),
+            self.postgres.password(),
+            self.clickhouse.url(),
+        );
+        self.write(&format!("{name}.yaml"), &text)
+    }
+
+    /// A pipe of tables in `public`, each to a target of its name.
+    pub(crate) fn write_pipe_of(&self, name: &str, tables: &[&str], rest: &str) -> PathBuf {
+        let entries: Vec<String> =
+            tables.iter().map(|table| format!("  - {{source: public.{table}, target: {table}}}")).collect();
+        self.write_pipe(name, &entries.join("\n"), rest)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs a command of the product.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(millrace())
+            .args(arguments)
+            .env("MILLRACE_ADDRESS", self.address())
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap()
+    }
+
+    /// Runs a command that must succeed; gives what it printed.
+    pub(crate) async fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "millrace {} failed:\n{said}\n{}", arguments.join(" "), self.logs());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command that must fail with 1; gives what it said.
+    pub(crate) async fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments).await;
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// A read command's JSON; null while it fails.
+    pub(crate) async fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["-o", "json"]].concat()).await;
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    pub(crate) async fn apply(&self, path: &Path) {
+        self.ok(&["pipe", "apply", "-f", path.to_str().unwrap()]).await;
+    }
+
+    pub(crate) async fn get(&self, pipe: &str) -> Value {
+        self.json(&["pipe", "get", pipe]).await
+    }
+
+    pub(crate) async fn wait_for(&self, pipe: &str, state: &str) {
+        self.ok(&["pipe", "wait", pipe, "--state", state, "--timeout", "90s"]).await;
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn wait(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        let began = Instant::now();
+        while !is_so().await {
+            assert!(began.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the pipe has carried everything that the source has committed by now.
+    pub(crate) async fn caught_up(&self, pipe: &str) {
+        let source = self.source().await;
+        let row = source.query_one("SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::text", &[]).await.unwrap();
+        let goal: u64 = row.get::<_, String>(0).parse().unwrap();
+        // An idle log may end before the goal; this gives it something to end with.
+        source.execute("SELECT pg_logical_emit_message(true, 'test', 'end')", &[]).await.unwrap();
+        self.wait("the stream to catch up", async || {
+            let shown = self.get(pipe).await;
+            let durable = shown["status"]["stream"]["durableLsn"].as_str().unwrap_or("0/0").to_owned();
+            let (high, low) = durable.split_once('/').unwrap();
+            let parse = |half: &str| u64::from_str_radix(half, 16).unwrap();
+            parse(high) << 32 | parse(low) >= goal
+        })
+        .await;
+    }
+
+    pub(crate) async fn compare(&self, table: &str, key: &[&str]) -> Differences {
+        let tables = Tables {
+            schema: "public",
+            table,
+            database: "mirror",
+            target: table,
+            key,
+            excluded: &[],
+            metadata: "_millrace",
+        };
+        compare(&self.source().await, &self.destination(), tables).await.unwrap()
+    }
+
+    /// Both sides hold the same rows.
+    pub(crate) async fn assert_equal(&self, table: &str, key: &[&str]) {
+        let differences = self.compare(table, key).await;
+        assert!(differences.is_empty(), "{table}: {differences}\n{}", self.logs());
+    }
+
+    /// The pipe's states in order, as its events tell them.
+    pub(crate) async fn states(&self, pipe: &str) -> Vec<String> {
+        let events = self.json(&["pipe", "events", pipe]).await;
+        let events = events["events"].as_array().cloned().unwrap_or_default();
+        let states = events.iter().filter(|event| event["kind"] == "state");
+        states
+            .map(|event| event["toState"].as_str().unwrap().trim_start_matches("PIPE_STATE_").to_owned())
+            .collect()
+    }
+
+    /// What our processes said, for the message of a failing test.
+    pub(crate) fn logs(&self) -> String {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(self.folder.path()).unwrap().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let log = std::fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(25)..].join("\n");
+                text.push_str(&format!("--- {}\n{tail}\n", path.file_name().unwrap().to_string_lossy()));
+            }
+        }
+        text
+    }
+}
