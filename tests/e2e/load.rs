@@ -57,13 +57,14 @@ impl Churn {
                 let run = async |sql: &str, parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)]| {
                     transaction.execute(sql, parameters).await.unwrap();
                 };
-                run("INSERT INTO orders SELECT $1 + n, 1, now(), 'new', 1, '{}', true FROM generate_series(0, 4) n", &[&fresh]).await;
-                run("UPDATE orders SET note = repeat('y', 200), total = total + 1 WHERE id BETWEEN $1 AND $1 + 20", &[&at]).await;
-                run("DELETE FROM orders WHERE id BETWEEN $1 + 30 AND $1 + 35", &[&at]).await;
-                run("UPDATE orders SET id = -id WHERE id = $1 + 40", &[&at]).await;
-                run("UPDATE items SET sku = sku || '!' WHERE order_id BETWEEN $1 AND $1 + 5", &[&at]).await;
+                run("INSERT INTO orders SELECT $1::bigint + n, 1, now(), 'new', 1, '{}', true FROM generate_series(0, 4) n", &[&fresh]).await;
+                run("UPDATE orders SET note = repeat('y', 200), total = total + 1 WHERE id BETWEEN $1 AND $1::bigint + 20", &[&at]).await;
+                run("DELETE FROM orders WHERE id BETWEEN $1::bigint + 30 AND $1::bigint + 35", &[&at]).await;
+                run("UPDATE orders SET id = -id WHERE id = $1::bigint + 40", &[&at]).await;
+                run("UPDATE items SET sku = sku || '!' WHERE order_id BETWEEN $1 AND $1::bigint + 5", &[&at])
+                    .await;
                 run(
-                    "INSERT INTO nothing VALUES ($1, 'x') ON CONFLICT DO NOTHING",
+                    "INSERT INTO nothing VALUES ($1::int, 'x') ON CONFLICT DO NOTHING",
                     &[&i32::try_from(rounds).unwrap()],
                 )
                 .await;

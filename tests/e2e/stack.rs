@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio_postgres::{Client, NoTls};
 
 /// Longest wait for any state; a test that needs longer is broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The product's binary.
 pub(crate) fn millrace() -> &'static Path {
@@ -94,7 +94,11 @@ impl Stack {
         let folder = millrace_devstack::temporary_dir().unwrap();
         let launcher = || Launcher::new(millrace(), ["devstack"]);
         let major = std::env::var("MILLRACE_TEST_POSTGRES").map_or(17, |major| major.parse().unwrap());
-        let postgres = PostgresOptions::new(major, folder.path().join("postgres"));
+        // Not to be mistaken for a name, where a test looks whether it is shown.
+        let postgres = PostgresOptions {
+            password: "kept-to-itself".to_owned(),
+            ..PostgresOptions::new(major, folder.path().join("postgres"))
+        };
         let clickhouse = ClickHouseOptions::new(folder.path().join("clickhouse"));
         let (postgres, clickhouse) =
             tokio::join!(Postgres::start(launcher(), postgres), ClickHouse::start(launcher(), clickhouse));
@@ -239,11 +243,11 @@ impl Stack {
     }
 
     pub(crate) async fn get(&self, pipe: &str) -> Value {
-        self.json(&["pipe", "get", pipe]).await
+        self.json(&["pipe", "get", pipe]).await["pipe"].clone()
     }
 
     pub(crate) async fn wait_for(&self, pipe: &str, state: &str) {
-        self.ok(&["pipe", "wait", pipe, "--state", state, "--timeout", "90s"]).await;
+        self.ok(&["pipe", "wait", pipe, "--state", state, "--timeout", "60s"]).await;
     }
 
     /// Waits until something is so.

@@ -201,7 +201,7 @@ fn postgres_value(pg_type: &str, value: &str) -> String {
         "float8" => format!("encode(float8send({value}), 'hex')"),
         "date" => format!("({value} - date '1970-01-01')::text"),
         "timestamp" | "timestamptz" => format!("(extract(epoch from {value}) * 1000000)::numeric(30, 0)::text"),
-        "time" => format!("(extract(epoch from {value}) * 1000000)::numeric(30, 0)::text"),
+        "time" => format!("to_char(date '2000-01-01' + {value}, 'HH24:MI:SS.US')"),
         "bytea" => format!("encode({value}, 'hex')"),
         // A cast may write a value otherwise than its output function does, as that of inet.
         _ => format!("CASE WHEN num_nulls({value}) = 0 THEN format('%s', {value}) END"),
@@ -214,7 +214,6 @@ fn clickhouse_value(pg_type: &str, scale: Option<i32>, value: &str) -> String {
         "float8" => format!("lower(leftPad(hex(reinterpretAsUInt64({value})), 16, '0'))"),
         "date" => format!("toString(toInt32({value}))"),
         "timestamp" | "timestamptz" => format!("toString(toUnixTimestamp64Micro({value}))"),
-        "time" => format!("toString(reinterpretAsInt64({value}))"),
         "bytea" => format!("lower(hex({value}))"),
         // As PostgreSQL's output function writes it.
         "bool" => format!("if({value}, 't', 'f')"),

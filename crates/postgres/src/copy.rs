@@ -86,11 +86,12 @@ impl CopyReader {
                 }
                 (b'd', Phase::Rows) => self.phase = Phase::Ending,
                 (b'd', Phase::Header) => {
-                    let row = header(self.wire.body(frame))?;
-                    self.phase = match row {
-                        HeaderEnd::Nothing => Phase::Rows,
-                        HeaderEnd::Trailer => Phase::Ending,
-                    };
+                    // The first row, or the trailer of an empty copy, may share the header's message.
+                    let rest = after_header(self.wire.body(frame))?;
+                    self.phase = if rest == TRAILER { Phase::Ending } else { Phase::Rows };
+                    if self.phase == Phase::Rows && !rest.is_empty() {
+                        return Ok(CopyEvent::Row(&self.wire.body(frame)[HEADER..]));
+                    }
                 }
                 // CopyDone, CommandComplete, ReadyForQuery.
                 (b'c' | b'C', _) | (b'N' | b'S', _) => {}
@@ -113,25 +114,16 @@ impl CopyReader {
     }
 }
 
-enum HeaderEnd {
-    Nothing,
-    Trailer,
-}
-
-/// Checks the header. PostgreSQL sends it as a message of its own; for an empty table the trailer follows in the next one.
-fn header(body: &[u8]) -> Result<HeaderEnd, Error> {
-    let valid = body.len() >= HEADER && body.starts_with(SIGNATURE);
+/// Checks the header and gives what follows it.
+fn after_header(body: &[u8]) -> Result<&[u8], Error> {
     let flags_and_extension = body.get(SIGNATURE.len()..HEADER);
-    if !valid || flags_and_extension.is_none_or(|bytes| bytes.iter().any(|byte| *byte != 0)) {
+    let plain = flags_and_extension.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
+    if !body.starts_with(SIGNATURE) || !plain {
         return Err(Error::Protocol(
             "a copy that does not begin with the header of the binary format".to_owned(),
         ));
     }
-    match &body[HEADER..] {
-        [] => Ok(HeaderEnd::Nothing),
-        [0xff, 0xff] => Ok(HeaderEnd::Trailer),
-        _ => Err(Error::Protocol("a row in the same message as the header of the binary format".to_owned())),
-    }
+    Ok(&body[HEADER..])
 }
 
 /// The statement that copies a range of a table, with the columns of the definition in their order.
@@ -169,4 +161,21 @@ pub fn copy_query(
         columns.join(", "),
         quote_table(&definition.name)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_checked_and_what_shares_its_message_is_kept() {
+        let mut message = SIGNATURE.to_vec();
+        message.extend([0; 8]);
+        assert_eq!(after_header(&message).unwrap(), b"");
+        message.extend(b"row");
+        assert_eq!(after_header(&message).unwrap(), b"row");
+        assert!(after_header(&message[..12]).is_err());
+        message[12] = 1;
+        assert!(after_header(&message).is_err(), "flags that are not known");
+    }
 }

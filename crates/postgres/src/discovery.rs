@@ -54,7 +54,7 @@ const COLUMNS: &str = "\
 /// Of each table the replica identity index, else the primary key; its columns in order. A deferrable key tells no rows apart in the stream.
 const KEYS: &str = "\
     SELECT i.indrelid, a.attname, i.indisreplident \
-    FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position) \
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position) \
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
     WHERE i.indrelid = ANY($1) AND i.indimmediate AND k.position <= i.indnkeyatts \
       AND (i.indisprimary AND c.relreplident <> 'i' OR i.indisreplident AND c.relreplident = 'i') \
