@@ -67,8 +67,9 @@ async fn all_problems_of_source_and_destination_are_told_at_once() {
     let destination = stack.destination();
     for statement in [
         "CREATE DATABASE other",
-        "CREATE TABLE other.taken (id Int32) ENGINE = MergeTree ORDER BY id",
-        "INSERT INTO other.taken VALUES (1)",
+        "CREATE TABLE other.taken (id Int32, _millrace_version UInt64, _millrace_is_deleted UInt8, \
+         _millrace_synced_at DateTime64(9)) ENGINE = ReplacingMergeTree(_millrace_version, _millrace_is_deleted) ORDER BY id",
+        "INSERT INTO other.taken VALUES (1, 0, 0, 0)",
         "CREATE TABLE other.differs (id String) ENGINE = MergeTree ORDER BY id",
     ] {
         destination.query(statement).execute().await.unwrap();

@@ -191,10 +191,9 @@ mod tests {
     fn a_link_that_leaves_the_package_is_refused() {
         let package = tempfile::tempdir().unwrap();
         fs::create_dir_all(package.path().join("native")).unwrap();
-        for list in [
-            r#"[{"source":"../../passwd","target":"native/x"}]"#,
-            r#"[{"source":"../x","target":"../y"}]"#,
-        ] {
+        for list in
+            [r#"[{"source":"../../passwd","target":"native/x"}]"#, r#"[{"source":"../x","target":"../y"}]"#]
+        {
             fs::write(package.path().join("native/pg-symlinks.json"), list).unwrap();
             assert!(restore_links(package.path()).is_err(), "{list}");
         }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::io::AsyncReadExt as _;
 
+use crate::foreign::exit_now;
 use crate::guard::{Event, split};
 use crate::launcher::ARGUMENTS_VARIABLE;
 use crate::{clickhouse, postgres};
@@ -22,7 +23,7 @@ enum Guarded {
 
 /// Runs a guard: `arguments` are those after the program's name (and after a hidden subcommand, if there is one).
 ///
-/// Returns when the engine has stopped, which it does when stdin ends; may end the process instead.
+/// Ends the process when the engine has stopped, which it does when stdin ends; returns only for wrong arguments.
 pub fn guard_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let guarded = match Guarded::try_parse_from(arguments) {
         Ok(guarded) => guarded,
@@ -38,15 +39,17 @@ pub fn guard_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Guarded::Clickhouse(arguments) => clickhouse::serve(arguments),
         Guarded::Postgres(arguments) => postgres::serve(arguments),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match result {
+        Ok(()) => 0,
         Err(error) => {
             let reason = chain(&error);
             tracing::error!("{reason}");
             Event::Failed { reason }.say();
-            ExitCode::FAILURE
+            1
         }
-    }
+    };
+    // Not by returning: the engine's exit handlers can crash, and a started one may have left threads.
+    exit_now(code)
 }
 
 /// The body of the test that [`Launcher::this_test_binary`](crate::Launcher::this_test_binary) names.
@@ -55,8 +58,8 @@ pub fn guard_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// process.
 pub fn guard_test() {
     if let Some(arguments) = std::env::var_os(ARGUMENTS_VARIABLE) {
-        let code = guard_main(split(&arguments));
-        std::process::exit(i32::from(code != ExitCode::SUCCESS));
+        let _ = guard_main(split(&arguments));
+        exit_now(2);
     }
 }
 

@@ -158,7 +158,9 @@ async fn columns(source: &Client, tables: Tables<'_>) -> Result<Vec<Column>, Com
         if tables.excluded.contains(&name.as_str()) {
             continue;
         }
-        let labelled = |name: String, kind: Option<String>| if kind.as_deref() == Some("e") { "text".to_owned() } else { name };
+        let labelled = |name: String, kind: Option<String>| {
+            if kind.as_deref() == Some("e") { "text".to_owned() } else { name }
+        };
         columns.push(Column {
             pg_type: labelled(row.get(1), row.get(4)),
             element: row.get::<_, Option<String>>(2).map(|element| labelled(element, row.get(5))),
@@ -200,7 +202,9 @@ fn postgres_value(pg_type: &str, value: &str) -> String {
         "float4" => format!("encode(float4send({value}), 'hex')"),
         "float8" => format!("encode(float8send({value}), 'hex')"),
         "date" => format!("({value} - date '1970-01-01')::text"),
-        "timestamp" | "timestamptz" => format!("(extract(epoch from {value}) * 1000000)::numeric(30, 0)::text"),
+        "timestamp" | "timestamptz" => {
+            format!("(extract(epoch from {value}) * 1000000)::numeric(30, 0)::text")
+        }
         "time" => format!("to_char(date '2000-01-01' + {value}, 'HH24:MI:SS.US')"),
         "bytea" => format!("encode({value}, 'hex')"),
         // A cast may write a value otherwise than its output function does, as that of inet.
@@ -216,7 +220,7 @@ fn clickhouse_value(pg_type: &str, scale: Option<i32>, value: &str) -> String {
         "timestamp" | "timestamptz" => format!("toString(toUnixTimestamp64Micro({value}))"),
         "bytea" => format!("lower(hex({value}))"),
         // As PostgreSQL's output function writes it.
-        "bool" => format!("if({value}, 't', 'f')"),
+        "bool" => format!("substring(toString({value}), 1, 1)"),
         "numeric" => match scale {
             Some(scale) => format!("toDecimalString({value}, {scale})"),
             None => format!("toString({value})"),

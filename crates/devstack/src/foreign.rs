@@ -173,7 +173,12 @@ pub(crate) struct Analysis {
 
 impl Connection {
     /// Runs a statement and returns all that it gives.
-    pub(crate) fn query(&mut self, sql: &[u8], format: &str, parameters: &Parameters) -> Result<Output, String> {
+    pub(crate) fn query(
+        &mut self,
+        sql: &[u8],
+        format: &str,
+        parameters: &Parameters,
+    ) -> Result<Output, String> {
         let result = with_parameters(self.api.query, self.handle, sql, format, parameters);
         Output::of(self.api, result)
     }

@@ -172,7 +172,11 @@ fn join(arguments: &[OsString]) -> OsString {
 /// The arguments that [`join`] made one value of.
 pub(crate) fn split(value: &std::ffi::OsStr) -> Vec<OsString> {
     use std::os::unix::ffi::OsStrExt as _;
-    value.as_bytes().split(|byte| *byte == 0x1f).map(|part| std::ffi::OsStr::from_bytes(part).into()).collect()
+    value
+        .as_bytes()
+        .split(|byte| *byte == 0x1f)
+        .map(|part| std::ffi::OsStr::from_bytes(part).into())
+        .collect()
 }
 
 /// A log file, appended to by every run.

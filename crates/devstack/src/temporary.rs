@@ -7,8 +7,8 @@ use crate::{Error, Result};
 
 /// Makes an empty folder that is removed when the value is dropped, and below which PostgreSQL can be run.
 ///
-/// A plain temporary folder may be entered by its owner only, and PostgreSQL runs under another user when the
-/// caller is root. So this one may be entered by everybody.
+/// Where the caller's umask is strict, a plain temporary folder may be entered by its owner only, and PostgreSQL runs
+/// under another user when the caller is root. So this one may be entered by everybody.
 pub fn temporary_dir() -> Result<tempfile::TempDir> {
     tempfile::Builder::new()
         .prefix("millrace-")

@@ -126,7 +126,10 @@ impl Decoder {
             Self::Blocks(pending) if !pending.is_empty() => Err(Exception::new(
                 33,
                 "CANNOT_READ_ALL_DATA",
-                format!("Cannot read all data. The body ends within a compressed block of {} bytes", pending.len()),
+                format!(
+                    "Cannot read all data. The body ends within a compressed block of {} bytes",
+                    pending.len()
+                ),
             )),
             _ => Ok(()),
         }
@@ -138,7 +141,8 @@ fn complete_block(pending: &[u8]) -> Result<Option<usize>, Exception> {
     let Some(mut header) = pending.get(CHECKSUM + 1..CHECKSUM + HEADER) else { return Ok(None) };
     let (size, decoded) = (header.get_u32_le() as usize, header.get_u32_le() as usize);
     if size > LARGEST || decoded > LARGEST {
-        let message = format!("Too large size_compressed_without_checksum: {size}. Most likely corrupted data");
+        let message =
+            format!("Too large size_compressed_without_checksum: {size}. Most likely corrupted data");
         return Err(Exception::new(12, "PARAMETER_OUT_OF_BOUND", message));
     }
     if size < HEADER {
@@ -160,7 +164,8 @@ fn read_block(block: &[u8], out: &mut Vec<u8>) -> Result<(), Exception> {
     match method {
         LZ4 => {
             out.resize(start + size, 0);
-            let read = block::decompress_into(data, &mut out[start..]).map_err(|e| corrupted(e.to_string()))?;
+            let read =
+                block::decompress_into(data, &mut out[start..]).map_err(|e| corrupted(e.to_string()))?;
             if read != size {
                 return Err(corrupted(format!("{read} bytes instead of {size}")));
             }

@@ -47,8 +47,8 @@ impl Exception {
         match self.code {
             194 => StatusCode::UNAUTHORIZED,
             192 | 193 | 497 | 512 | 516 => StatusCode::FORBIDDEN,
-            6 | 8 | 15 | 25 | 26 | 27 | 36 | 38 | 41 | 44 | 53 | 62 | 67 | 72 | 117 | 167 | 168 | 223 | 235
-            | 321 | 376 | 427 | 441 | 675 | 676 => StatusCode::BAD_REQUEST,
+            6 | 8 | 15 | 25 | 26 | 27 | 36 | 38 | 41 | 44 | 53 | 62 | 67 | 72 | 117 | 167 | 168 | 223
+            | 235 | 321 | 376 | 427 | 441 | 675 | 676 => StatusCode::BAD_REQUEST,
             46 | 47 | 50 | 56 | 60 | 63 | 73 | 78 | 81 | 99 | 115 | 336 | 511 => StatusCode::NOT_FOUND,
             229 => StatusCode::PAYLOAD_TOO_LARGE,
             48 => StatusCode::NOT_IMPLEMENTED,
@@ -95,9 +95,10 @@ mod tests {
     #[test]
     fn codes_become_the_statuses_that_a_server_sends() {
         let status = |code| Exception::new(code, "X", "x").status().as_u16();
-        assert_eq!([60, 81, 115, 62, 516, 48, 159, 395, 241].map(status), [
-            404, 404, 404, 400, 403, 501, 408, 500, 500
-        ]);
+        assert_eq!(
+            [60, 81, 115, 62, 516, 48, 159, 395, 241].map(status),
+            [404, 404, 404, 400, 403, 501, 408, 500, 500]
+        );
     }
 
     #[test]

@@ -166,8 +166,7 @@ fn run_insert(
         return Err(Exception::not_implemented("async_insert=1").into());
     }
     let statement = text.get(insert.statement.clone()).unwrap_or_default();
-    let mut running =
-        session.insert(statement, &insert.format, &parameters.parameters).map_err(failed)?;
+    let mut running = session.insert(statement, &insert.format, &parameters.parameters).map_err(failed)?;
     let mut going = running.append(text.get(insert.data..).unwrap_or_default());
     // If the body is cut off, `running` is dropped here and thereby cancelled.
     while going && let Some(piece) = body.next()? {

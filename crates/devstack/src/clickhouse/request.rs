@@ -237,7 +237,10 @@ mod tests {
         let body = "--B\r\nContent-Disposition: form-data; name=\"query\"\r\n\r\nSELECT 1\r\n\r\n--\r\n\
                     --B\r\nContent-Disposition: form-data; name=\"param_a\"\r\n\r\n\r\n--B--\r\n";
         let fields = form_fields(body.as_bytes(), "B").unwrap();
-        assert_eq!(fields, [("query".into(), "SELECT 1\r\n\r\n--".into()), ("param_a".into(), String::new())]);
+        assert_eq!(
+            fields,
+            [("query".into(), "SELECT 1\r\n\r\n--".into()), ("param_a".into(), String::new())]
+        );
         assert_eq!(form_fields(&body.as_bytes()[..body.len() - 8], "B").unwrap_err().code, 36);
     }
 }

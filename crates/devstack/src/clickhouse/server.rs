@@ -84,10 +84,9 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<()> {
         });
         Ok(served)
     });
-    match result {
-        Ok(()) => exit_now(0),
-        Err(error) => Err(error),
-    }
+    // The thread that reads stdin may never end.
+    runtime.shutdown_background();
+    result
 }
 
 async fn start(arguments: &ServeArguments) -> Result<(Server, TcpListener)> {
@@ -210,12 +209,18 @@ impl Server {
             return self.refuse(&Exception::new(210, "NETWORK_ERROR", "the server is shutting down"), "");
         };
         let (query_id, encoding) = (parameters.query_id.clone(), parameters.encoding());
-        let tag: String = rand::rng().sample_iter(Alphabetic).take(16).map(|b| b.to_ascii_lowercase() as char).collect();
+        let tag: String =
+            rand::rng().sample_iter(Alphabetic).take(16).map(|b| b.to_ascii_lowercase() as char).collect();
         let (reply, answer) =
             Reply::new(encoding, parameters.wait_end, tag.clone(), self.0.engine.version.clone());
         let (pieces, receiver) = mpsc::channel(2);
         let body = RequestBody::new(receiver, parameters.decompress);
-        let watch = Watch { server: self.clone(), query_id: query_id.clone(), reads_only: Arc::default(), over: false };
+        let watch = Watch {
+            server: self.clone(),
+            query_id: query_id.clone(),
+            reads_only: Arc::default(),
+            over: false,
+        };
         let (server, reads_only) = (self.clone(), Arc::clone(&watch.reads_only));
         // The thread ends by itself: when the client goes, both of its channels close.
         self.0.tasks.spawn_blocking(move || {
@@ -226,14 +231,17 @@ impl Server {
         // when the connection is closed with bytes unread.
         let (head, ()) = tokio::join!(answer.head, forward(incoming, pieces));
         match head {
-            Ok(Ok(head)) => self.respond(&head, &query_id, encoding, &tag, WatchedBody { body: answer.body, watch }),
+            Ok(Ok(head)) => {
+                self.respond(&head, &query_id, encoding, &tag, WatchedBody { body: answer.body, watch })
+            }
             Ok(Err(exception)) => {
                 watch.disarm();
                 self.refuse(&exception, &query_id)
             }
             Err(_) => {
                 watch.disarm();
-                let crashed = Exception::new(49, "LOGICAL_ERROR", "the query's thread ended without an answer");
+                let crashed =
+                    Exception::new(49, "LOGICAL_ERROR", "the query's thread ended without an answer");
                 self.refuse(&crashed, &query_id)
             }
         }
@@ -269,7 +277,8 @@ impl Server {
     }
 
     fn headers(&self, status: StatusCode, query_id: &str) -> Builder {
-        let response = Response::builder().status(status).header("X-ClickHouse-Server-Display-Name", "devstack");
+        let response =
+            Response::builder().status(status).header("X-ClickHouse-Server-Display-Name", "devstack");
         if query_id.is_empty() { response } else { response.header("X-ClickHouse-Query-Id", query_id) }
     }
 }
@@ -319,10 +328,7 @@ impl Body for WatchedBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let polled = self.body.poll_piece(cx);
         self.watch.over = self.body.ended();
         polled
@@ -361,7 +367,10 @@ fn content_type(format: &str) -> &'static str {
 }
 
 fn plain(status: StatusCode, message: &str) -> Response<ResponseBody> {
-    finish(Response::builder().status(status).header(CONTENT_TYPE, "text/plain; charset=UTF-8"), text(message.into()))
+    finish(
+        Response::builder().status(status).header(CONTENT_TYPE, "text/plain; charset=UTF-8"),
+        text(message.into()),
+    )
 }
 
 fn text(text: String) -> ResponseBody {

@@ -157,7 +157,8 @@ pub(crate) fn insert_with_data(text: &[u8]) -> Result<Option<InsertText>, FromIn
     }
     let (mut depth, mut before, mut end) = (0_usize, None, lexer.at);
     while let Some(token) = lexer.next() {
-        let keyword = |word| depth == 0 && before != Some(Kind::Symbol(b'.')) && is_keyword(text, token, word);
+        let keyword =
+            |word| depth == 0 && before != Some(Kind::Symbol(b'.')) && is_keyword(text, token, word);
         let qualifies = text.get(token.end) == Some(&b'.');
         match token.kind {
             Kind::Symbol(b'(') => depth += 1,
@@ -300,7 +301,8 @@ mod tests {
 
     #[test]
     fn names_that_look_like_keywords_do_not_end_the_statement() {
-        let text = "INSERT /* VALUES */ INTO values.`format`(`select`, \"values\") -- FORMAT\n FORMAT Native\nx";
+        let text =
+            "INSERT /* VALUES */ INTO values.`format`(`select`, \"values\") -- FORMAT\n FORMAT Native\nx";
         assert_eq!(insert(text).unwrap().1, "Native");
         assert_eq!(insert("INSERT INTO d.format (format) VALUES (1)").unwrap().2, "(1)");
     }

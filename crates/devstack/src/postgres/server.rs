@@ -175,9 +175,14 @@ fn is_ready(data: &Path, pid: i32) -> bool {
 
 /// Whether what stopped a start may be gone soon.
 fn passes(log: &str) -> bool {
-    ["could not bind", "Address already in use", "pre-existing shared memory block", "lock file \"postmaster.pid\""]
-        .iter()
-        .any(|reason| log.contains(reason))
+    [
+        "could not bind",
+        "Address already in use",
+        "pre-existing shared memory block",
+        "lock file \"postmaster.pid\"",
+    ]
+    .iter()
+    .any(|reason| log.contains(reason))
 }
 
 /// A port that nobody listens on now.

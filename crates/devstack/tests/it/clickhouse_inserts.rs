@@ -90,7 +90,8 @@ async fn native_blocks_of_any_size_are_streamed_and_one_block_is_one_part() -> R
         table(&client, "").await?;
         let block = native(0..2_000_000, "some text of a few bytes, newline \n and quote ' included");
         assert!(block.len() > 100_000_000);
-        let pieces = (0..block.len()).step_by(300_007).map(|at| block.slice(at..(at + 300_007).min(block.len())));
+        let pieces =
+            (0..block.len()).step_by(300_007).map(|at| block.slice(at..(at + 300_007).min(block.len())));
         insert_native(&client, pieces).await?;
         assert_eq!(number(&client, "SELECT count() FROM t").await?, 2_000_000);
         assert_eq!(number(&client, "SELECT sum(id) FROM t").await?, 1_999_999_000_000);

@@ -93,7 +93,9 @@ async fn a_password_is_asked_for_when_there_is_one() -> Result<()> {
     let options = ClickHouseOptions { password: "secret".into(), ..ClickHouseOptions::new(folder.path()) };
     let mut server = ClickHouse::start(launcher(), options).await?;
     let client = Client::default().with_url(server.url()).with_user("default");
-    assert!(client.query("SELECT 1").execute().await.expect_err("no password").to_string().contains("Code: 516."));
+    assert!(
+        client.query("SELECT 1").execute().await.expect_err("no password").to_string().contains("Code: 516.")
+    );
     client.with_password("secret").query("SELECT 1").execute().await?;
     server.stop().await?;
     Ok(())

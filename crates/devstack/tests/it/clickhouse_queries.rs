@@ -88,14 +88,15 @@ async fn values_are_bound_by_the_client_and_by_the_server() -> Result<()> {
     let ch = Fresh::start().await?;
     let client = ch.client();
     let nasty = "it's \\ a 'tab\t and ünïcode\n{x:Int8} ?";
-    let bound = client.query("SELECT ?, ?").bind(nasty).bind(-5_i64).fetch_one::<(String, i64)>().await?;
+    let bound =
+        client.query("SELECT ?, toInt64(?)").bind(nasty).bind(-5_i64).fetch_one::<(String, i64)>().await?;
     assert_eq!(bound, (nasty.to_owned(), -5));
     // These go as a form with `param_` fields.
     let plain = "it's plain";
-    let sql = "SELECT {s: String}, {n: Int64}, {a: Array(String)}";
+    let sql = "SELECT {s: String}, {n: Int64}, arrayStringConcat({a: Array(String)}, '+')";
     let query = client.query(sql).param("s", plain).param("n", 42_i64).param("a", vec!["x", "y'z"]);
-    let found = query.fetch_one::<(String, i64, Vec<String>)>().await?;
-    assert_eq!(found, (plain.to_owned(), 42, vec!["x".to_owned(), "y'z".to_owned()]));
+    let found = query.fetch_one::<(String, i64, String)>().await?;
+    assert_eq!(found, (plain.to_owned(), 42, "x+y'z".to_owned()));
     // And these in the address.
     let answer = post(&ch.server.url(), "/?param_n=41", "SELECT {n:Int64} + 1").await?;
     assert!(answer.contains("\r\n42\n"), "{answer}");
@@ -119,11 +120,13 @@ async fn a_large_result_is_streamed_in_every_encoding() -> Result<()> {
             }
             assert_eq!(expected, 2_000_000, "{compression:?} validation {validation}");
         }
-        let native = client.query("SELECT number FROM numbers(1000000)").fetch_bytes("Native")?.collect().await?;
+        let native =
+            client.query("SELECT number FROM numbers(1000000)").fetch_bytes("Native")?.collect().await?;
         assert!(native.len() > 8_000_000 && native.len() < 8_010_000, "{}", native.len());
         let lines = client.query("SELECT number FROM numbers(500000)").fetch_bytes("CSV")?.collect().await?;
         assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 500_000);
-        let json = client.query("SELECT number FROM numbers(200000)").fetch_bytes("JSONCompact")?.collect().await?;
+        let json =
+            client.query("SELECT number FROM numbers(200000)").fetch_bytes("JSONCompact")?.collect().await?;
         let json: serde_json::Value = serde_json::from_slice(&json)?;
         assert_eq!(json["data"].as_array().map(Vec::len), Some(200_000));
     }
@@ -144,8 +147,10 @@ async fn a_client_that_does_not_read_holds_up_the_query() -> Result<()> {
     let mut cursor = client.query("SELECT number FROM numbers(1000000000)").fetch::<u64>()?;
     assert_eq!(cursor.next().await?, Some(0));
     let running = "SELECT count() FROM system.processes WHERE query LIKE '%1000000000%' AND read_rows > 0";
-    until("the query runs", || async { Ok(number(&client, &format!("{running} AND query NOT LIKE '%processes%'")).await? == 1) })
-        .await?;
+    until("the query runs", || async {
+        Ok(number(&client, &format!("{running} AND query NOT LIKE '%processes%'")).await? == 1)
+    })
+    .await?;
     for _ in 0..20 {
         number(&client, "SELECT sleep(0.02)::UInt64").await?;
     }
@@ -162,7 +167,7 @@ async fn queries_run_side_by_side() -> Result<()> {
     let mut queries = tokio::task::JoinSet::new();
     for at in 0..20_u64 {
         let client = ch.client();
-        queries.spawn(async move { number(&client, &format!("SELECT sleep(1) + {at}")).await });
+        queries.spawn(async move { number(&client, &format!("SELECT toUInt64(sleep(1) + {at})")).await });
     }
     let mut found = queries.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
     found.sort_unstable();
@@ -176,7 +181,8 @@ async fn a_query_can_be_seen_and_killed_by_the_id_that_its_client_gave() -> Resu
     let ch = Fresh::start().await?;
     let client = ch.client();
     let endless = client.clone().with_setting("query_id", "the-endless-one");
-    let query = tokio::spawn(async move { failure(&endless, "SELECT count() FROM numbers(1000000000000)").await });
+    let query =
+        tokio::spawn(async move { failure(&endless, "SELECT count() FROM numbers(1000000000000)").await });
     let seen = "SELECT count() FROM system.processes WHERE query_id = 'the-endless-one'";
     until("it runs", || async { Ok(number(&client, seen).await? == 1) }).await?;
     let twice = failure(&client.clone().with_setting("query_id", "the-endless-one"), "SELECT 1").await;
@@ -233,7 +239,11 @@ async fn headers_say_what_a_servers_say() -> Result<()> {
     // A GET cannot change anything.
     assert!(get(&url, "/?query=CREATE%20DATABASE%20x").await?.contains("Code: 164."));
     assert!(get(&url, "/elsewhere").await?.starts_with("HTTP/1.1 404 "));
-    assert!(raw(&url, b"PUT / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?.starts_with("HTTP/1.1 501 "));
+    assert!(
+        raw(&url, b"PUT / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await?
+            .starts_with("HTTP/1.1 501 ")
+    );
     let late = "SELECT number + throwIf(number = 900) FROM numbers(1000) SETTINGS max_block_size = 10";
     assert!(post(&url, "/", late).await?.starts_with("HTTP/1.1 200 "));
     assert!(post(&url, "/?wait_end_of_query=1", late).await?.starts_with("HTTP/1.1 500 "));
@@ -259,14 +269,17 @@ async fn databases_are_atomic_and_tables_can_be_exchanged() -> Result<()> {
     let ch = Fresh::start().await?;
     let client = ch.client();
     client.query("CREATE DATABASE d").execute().await?;
-    let engines = "SELECT groupUniqArray(engine) FROM system.databases WHERE name IN ('d', 'default')";
-    assert_eq!(client.query(engines).fetch_one::<Vec<String>>().await?, ["Atomic"]);
+    let engines = "SELECT arrayStringConcat(groupUniqArray(engine)) FROM system.databases WHERE name IN ('d', 'default')";
+    assert_eq!(client.query(engines).fetch_one::<String>().await?, "Atomic");
     for database in ["default", "d"] {
         let client = client.clone().with_database(database);
         for (table, rows) in [("a", 1), ("b", 2)] {
             let create = format!("CREATE TABLE {table} (n UInt64) ENGINE = ReplacingMergeTree ORDER BY n");
             client.query(&create).execute().await?;
-            client.query(&format!("INSERT INTO {table} SELECT number FROM numbers({rows})")).execute().await?;
+            client
+                .query(&format!("INSERT INTO {table} SELECT number FROM numbers({rows})"))
+                .execute()
+                .await?;
         }
         client.query("EXCHANGE TABLES a AND b").execute().await?;
         assert_eq!(number(&client, "SELECT count() FROM a").await?, 2, "{database}");

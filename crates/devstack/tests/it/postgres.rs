@@ -1,5 +1,7 @@
 //! PostgreSQL of several versions: settings, authentication, restart, kill.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use anyhow::{Context as _, Result};
 use millrace_devstack::{Authentication, Error, Postgres, PostgresOptions, temporary_dir};
 use tokio_postgres::{Client, NoTls};
@@ -20,7 +22,8 @@ async fn value(client: &Client, sql: &str) -> Result<String> {
 async fn starts_and_keeps_its_data(major: u16) -> Result<()> {
     let folder = temporary_dir()?;
     let mut options = PostgresOptions::new(major, folder.path().join("pg"));
-    options.settings = vec![("max_wal_senders".into(), "7".into()), ("search_path".into(), "'it''s', public".into())];
+    options.settings =
+        vec![("max_wal_senders".into(), "7".into()), ("search_path".into(), "'it''s', public".into())];
     let mut server = Postgres::start(launcher(), options).await?;
     let client = connect(&server.connection_string("postgres")).await?;
     let version = value(&client, "SHOW server_version").await?;
@@ -144,6 +147,7 @@ async fn a_folder_that_the_server_cannot_reach_is_named() -> Result<()> {
         return Ok(());
     }
     let closed = tempfile::tempdir()?;
+    std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o700))?;
     let options = PostgresOptions::new(17, closed.path().join("pg"));
     let error = Postgres::start(launcher(), options).await.err().context("it must not start")?.to_string();
     assert!(error.contains("refuses to run as root"), "{error}");
@@ -157,7 +161,8 @@ async fn it_ends_when_its_guard_is_killed() -> Result<()> {
     let server = Postgres::start(launcher(), PostgresOptions::new(17, folder.path())).await?;
     let postmaster = server.pid();
     let stat = std::fs::read_to_string(format!("/proc/{postmaster}/stat"))?;
-    let guard = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).context("a parent")?;
+    let guard =
+        stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).context("a parent")?;
     let guard = nix::unistd::Pid::from_raw(guard.parse()?);
     nix::sys::signal::kill(guard, nix::sys::signal::Signal::SIGKILL)?;
     until("the postmaster has ended", || async { Ok(!runs(postmaster)) }).await

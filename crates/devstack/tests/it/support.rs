@@ -69,7 +69,10 @@ pub(crate) async fn get(url: &str, target: &str) -> Result<String> {
 }
 
 /// Waits until a state is reached; looks at it again and again.
-pub(crate) async fn until<F: Future<Output = Result<bool>>>(what: &str, mut state: impl FnMut() -> F) -> Result<()> {
+pub(crate) async fn until<F: Future<Output = Result<bool>>>(
+    what: &str,
+    mut state: impl FnMut() -> F,
+) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !state().await? {
         if Instant::now() > deadline {
@@ -83,5 +86,8 @@ pub(crate) async fn until<F: Future<Output = Result<bool>>>(what: &str, mut stat
 /// Whether a process runs; one that only waits to be collected does not.
 pub(crate) fn runs(pid: i32) -> bool {
     let state = |text: String| text.rsplit(')').next().and_then(|rest| rest.trim().chars().next());
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(state).is_some_and(|state| state != 'Z')
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(state)
+        .is_some_and(|state| state != 'Z')
 }
