@@ -36,8 +36,8 @@ pub fn guard_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // A program that brings its own subscriber keeps it.
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
     let result = match guarded {
-        Guarded::Clickhouse(arguments) => clickhouse::serve(arguments),
-        Guarded::Postgres(arguments) => postgres::serve(arguments),
+        Guarded::Clickhouse(arguments) => clickhouse::serve(&arguments),
+        Guarded::Postgres(arguments) => postgres::serve(&arguments),
     };
     let code = match result {
         Ok(()) => 0,

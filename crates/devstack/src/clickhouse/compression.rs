@@ -164,8 +164,7 @@ fn read_block(block: &[u8], out: &mut Vec<u8>) -> Result<(), Exception> {
     match method {
         LZ4 => {
             out.resize(start + size, 0);
-            let read =
-                block::decompress_into(data, &mut out[start..]).map_err(|e| corrupted(e.to_string()))?;
+            let read = block::decompress_into(data, &mut out[start..]).map_err(corrupted)?;
             if read != size {
                 return Err(corrupted(format!("{read} bytes instead of {size}")));
             }
@@ -179,7 +178,7 @@ fn read_block(block: &[u8], out: &mut Vec<u8>) -> Result<(), Exception> {
     Ok(())
 }
 
-fn corrupted(reason: String) -> Exception {
+fn corrupted(reason: impl std::fmt::Display) -> Exception {
     Exception::new(271, "CANNOT_DECOMPRESS", format!("Cannot decompress: {reason}"))
 }
 

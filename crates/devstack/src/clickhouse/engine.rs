@@ -53,25 +53,26 @@ impl Engine {
     /// A session with a request's database and settings.
     pub(crate) fn session(&self, parameters: &Parameters) -> Result<Connection, Exception> {
         let mut session = self.connect()?;
-        let mut set = |sql: String| match session.query(sql.as_bytes(), "Null", &[]) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Exception::from_engine(&error)),
-        };
         // The library's defaults, where a server's are others; inserts are never asynchronous here.
-        set("SET implicit_select = 0, allow_introspection_functions = 0, async_insert = 0".into())?;
+        let mut settings =
+            String::from("implicit_select = 0, allow_introspection_functions = 0, async_insert = 0");
         let mut comment = parameters.query_id.clone();
         for (name, value) in &parameters.settings {
             if name == "log_comment" {
                 comment = format!("{comment}\n{value}");
             } else if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-                set(format!("SET {name} = {}", quote(value)))?;
+                settings.push_str(&format!(", {name} = {}", quote(value)));
             } else {
                 return Err(Exception::new(115, "UNKNOWN_SETTING", format!("Unknown setting '{name}'")));
             }
         }
-        set(format!("SET log_comment = {}", quote(&comment)))?;
+        let mut run = |sql: String| match session.query(sql.as_bytes(), "Null", &[]) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Exception::from_engine(&error)),
+        };
+        run(format!("SET {settings}, log_comment = {}", quote(&comment)))?;
         if let Some(database) = parameters.database.as_deref().filter(|name| !name.is_empty()) {
-            set(format!("USE {}", quote_identifier(database)))?;
+            run(format!("USE {}", quote_identifier(database)))?;
         }
         Ok(session)
     }
@@ -120,9 +121,16 @@ impl Drop for Running<'_> {
 /// Gives the database `default` a server's engine.
 ///
 /// The library starts with an Overlay under that name, which knows no EXCHANGE. On a new folder it is replaced by an
-/// Atomic one; later the Overlay stands before the Atomic one's files, and is only taken away from before them.
+/// Atomic one; later the Overlay stands before the Atomic one's files, and is only taken away from before them. The folder
+/// of a database appears with its first table, and without it ATTACH fails: one that never held a table is made anew.
 fn make_default_atomic(connection: &mut Connection, data: &Path) -> Result<(), String> {
-    let statements: &[&str] = if data.join("metadata/default.sql").exists() {
+    let definition = data.join("metadata/default.sql");
+    let held_tables = data.join("metadata/default").exists();
+    if definition.exists() && !held_tables {
+        std::fs::remove_file(&definition)
+            .map_err(|error| format!("cannot remove {}: {error}", definition.display()))?;
+    }
+    let statements: &[&str] = if held_tables {
         &["DETACH DATABASE default", "ATTACH DATABASE default"]
     } else {
         &["DROP DATABASE default", "CREATE DATABASE default ENGINE = Atomic"]

@@ -89,8 +89,8 @@ impl From<Gone> for Stop {
     }
 }
 
-fn failed(error: String) -> Stop {
-    Stop::Failed(Exception::from_engine(&error))
+fn failed(error: impl AsRef<str>) -> Stop {
+    Stop::Failed(Exception::from_engine(error.as_ref()))
 }
 
 /// Runs the request and writes its answer. `reads_only` becomes true when the query may be ended at any time because

@@ -60,7 +60,7 @@ pub struct ServeArguments {
 }
 
 /// Runs a ClickHouse until stdin ends; then ends the process.
-pub(crate) fn serve(arguments: ServeArguments) -> Result<()> {
+pub(crate) fn serve(arguments: &ServeArguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Queries, and beside them stdin, locks and cancellations.
@@ -70,7 +70,7 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<()> {
         .map_err(|source| Error::Spawn { program: "tokio".into(), source })?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
-        let started = start(&arguments);
+        let started = start(arguments);
         let server = tokio::select! {
             // Nothing to save while the engine only starts.
             () = end_asked_for() => exit_now(0),

@@ -58,7 +58,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
 }
 
 /// Runs a PostgreSQL until stdin ends.
-pub(crate) fn serve(arguments: ServeArguments) -> Result<()> {
+pub(crate) fn serve(arguments: &ServeArguments) -> Result<()> {
     // One thread: the server is told to end when the thread that started it does, so that must be the last one.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -69,7 +69,7 @@ pub(crate) fn serve(arguments: ServeArguments) -> Result<()> {
         let mut running = tokio::select! {
             // The server, if it has begun, is dropped and thereby killed; it has nothing that matters yet.
             () = &mut end => return Ok(()),
-            started = start(&arguments) => started?,
+            started = start(arguments) => started?,
         };
         Event::Ready { pid: running.pid, port: running.port }.say();
         tokio::select! {

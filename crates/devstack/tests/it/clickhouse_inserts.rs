@@ -25,6 +25,7 @@ async fn table(client: &Client, settings: &str) -> Result<()> {
 }
 
 /// One block in the format Native: the columns `id` and `text`, of which the latter repeats `text`.
+#[allow(clippy::unwrap_used, reason = "a number of rows fits a usize")]
 fn native(ids: std::ops::Range<u64>, text: &str) -> Bytes {
     let mut block = BytesMut::new();
     let rows = usize::try_from(ids.end - ids.start).unwrap();

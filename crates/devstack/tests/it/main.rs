@@ -3,6 +3,7 @@
 mod clickhouse_inserts;
 mod clickhouse_lifetime;
 mod clickhouse_queries;
+mod fetching;
 mod left_behind;
 mod postgres;
 mod support;
