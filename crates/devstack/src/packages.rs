@@ -1,4 +1,6 @@
 //! The packages that hold the engines, by name and exact version.
+//!
+//! Tried on Linux x86-64 only; the other names follow the same pattern.
 
 use std::env::consts::{ARCH, OS};
 use std::fmt;

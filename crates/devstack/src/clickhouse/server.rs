@@ -39,6 +39,8 @@ use crate::foreign::exit_now;
 use crate::guard::Event;
 use crate::{Error, Result, cache, packages};
 
+/// The engine's file in its package; loaders do not ask for another ending on macOS.
+const LIBRARY: &str = "libchdb.so";
 /// How many queries run at once; more wait. Each has a thread.
 const CONCURRENT: usize = 100;
 /// How long a stop waits for queries that run.
@@ -94,7 +96,7 @@ async fn start(arguments: &ServeArguments) -> Result<(Server, TcpListener)> {
     let listener = TcpListener::bind(arguments.listen).await.map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
     let announce = |package: &_| Event::Fetching { package: format!("{package}") }.say();
-    let library = cache::fetch(packages::clickhouse()?, announce).await?.join(library_name());
+    let library = cache::fetch(packages::clickhouse()?, announce).await?.join(LIBRARY);
     let data = std::path::absolute(arguments.data_dir.join("data"));
     let data = data.map_err(|source| Error::Folder { path: arguments.data_dir.clone(), source })?;
     let started = tokio::task::spawn_blocking(move || Engine::start(&library, &data)).await;
@@ -112,11 +114,6 @@ async fn start(arguments: &ServeArguments) -> Result<(Server, TcpListener)> {
     }));
     Event::Ready { pid: std::process::id().cast_signed(), port }.say();
     Ok((server, listener))
-}
-
-fn library_name() -> &'static str {
-    // The packages for macOS keep the name.
-    "libchdb.so"
 }
 
 struct Shared {

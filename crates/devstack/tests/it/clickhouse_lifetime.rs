@@ -35,7 +35,8 @@ async fn data_survives_a_restart_and_being_killed() -> Result<()> {
             assert_eq!(number(&client, &format!("SELECT count() FROM {table}")).await?, 1000, "{table}");
         }
         assert_eq!(number(&client, "SELECT n FROM d.v").await?, 1000);
-        // Still a database that can exchange tables.
+        let engine = "SELECT engine FROM system.databases WHERE name = 'default'";
+        assert_eq!(client.query(engine).fetch_one::<String>().await?, "Atomic");
         client.query("CREATE TABLE u AS t").execute().await?;
         client.query("EXCHANGE TABLES t AND u").execute().await?;
         client.query("EXCHANGE TABLES t AND u").execute().await?;
@@ -109,4 +110,21 @@ async fn a_port_that_is_taken_is_said() -> Result<()> {
     let error = ClickHouse::start(launcher(), options).await.err().expect("the port is taken").to_string();
     assert!(error.contains("cannot be listened on"), "{error}");
     Ok(())
+}
+
+#[tokio::test]
+async fn one_that_never_held_a_table_can_be_restarted() -> Result<()> {
+    let mut ch = Fresh::start().await?;
+    for round in 0..3 {
+        if round == 1 {
+            ch.server.kill().await?;
+        }
+        ch.server.restart().await?;
+        let engine = "SELECT engine FROM system.databases WHERE name = 'default'";
+        assert_eq!(ch.client().query(engine).fetch_one::<String>().await?, "Atomic", "round {round}");
+    }
+    fill(&ch.client(), "default").await?;
+    ch.server.restart().await?;
+    assert_eq!(number(&ch.client(), "SELECT count() FROM t").await?, 1000);
+    ch.stop().await
 }

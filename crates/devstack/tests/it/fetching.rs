@@ -57,10 +57,9 @@ async fn two_processes_fetch_a_package_once() -> Result<()> {
 mkdir package && echo text > package/libchdb.so && tar -czf x.tgz package && rm -r package && sleep 0.3";
     let path = npm(folder.path(), script)?;
     let cache = folder.path().join("cache");
-    let (first, second) = tokio::join!(
-        failure(launcher(&path, &cache), &folder.path().join("one")),
-        failure(launcher(&path, &cache), &folder.path().join("two")),
-    );
+    let [one, two] = ["one", "two"].map(|data| folder.path().join(data));
+    let (first, second) =
+        tokio::join!(failure(launcher(&path, &cache), &one), failure(launcher(&path, &cache), &two));
     for error in [first?, second?] {
         assert!(error.contains("libchdb.so cannot be loaded"), "{error}");
     }
