@@ -3,7 +3,9 @@
 use crate::stack::Stack;
 
 /// Column, type, and values that are worth trying.
-const TYPES: &[(&str, &str, &[&str])] = &[
+type Typed = (&'static str, &'static str, &'static [&'static str]);
+
+const TYPES: &[Typed] = &[
     ("c_int2", "int2", &["-32768", "32767", "0"]),
     ("c_int4", "int4", &["-2147483648", "2147483647", "7"]),
     ("c_int8", "int8", &["-9223372036854775808", "9223372036854775807", "1"]),
@@ -44,7 +46,7 @@ const TYPES: &[(&str, &str, &[&str])] = &[
 ];
 
 /// Types without a decoder of their own: they travel in PostgreSQL's text form. A stream that has one is text for all.
-const TEXT_TYPES: &[(&str, &str, &[&str])] = &[
+const TEXT_TYPES: &[Typed] = &[
     ("c_inet", "inet", &["'192.168.1.1'", "'::1'"]),
     ("c_cidr", "cidr", &["'10.0.0.0/8'"]),
     ("c_interval", "interval", &["'1 year 2 mons 3 days 04:05:06.789'", "'-1 day'"]),
@@ -58,13 +60,13 @@ const TEXT_TYPES: &[(&str, &str, &[&str])] = &[
     ("c_macaddr", "macaddr", &["'08:00:2b:01:02:03'"]),
 ];
 
-fn create(table: &str, types: &[(&str, &str, &[&str])]) -> String {
+fn create(table: &str, types: &[Typed]) -> String {
     let columns: Vec<String> = types.iter().map(|(name, kind, _)| format!("{name} {kind}")).collect();
     format!("CREATE TABLE {table} (id int PRIMARY KEY, {});", columns.join(", "))
 }
 
 /// One row for each position of the longest list of values; then a row of NULLs.
-fn rows(table: &str, types: &[(&str, &str, &[&str])], first: usize) -> String {
+fn rows(table: &str, types: &[Typed], first: usize) -> String {
     let most = types.iter().map(|(_, _, values)| values.len()).max().unwrap();
     let mut text = String::new();
     for position in 0..most {
@@ -75,7 +77,7 @@ fn rows(table: &str, types: &[(&str, &str, &[&str])], first: usize) -> String {
     text
 }
 
-async fn moves_equally(tables: &[(&str, &[(&str, &str, &[&str])])]) {
+async fn moves_equally(tables: &[(&str, &[Typed])]) {
     let stack = Stack::start().await;
     let source = stack.source().await;
     source

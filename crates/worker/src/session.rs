@@ -157,12 +157,12 @@ impl Worker {
                         Err(error) => {
                             lost = Some(format!(
                                 "the coordinator sent what is no message of this protocol: {error}"
-                            ))
+                            ));
                         }
                     },
                     Ok(None) => lost = Some("the coordinator closed the stream".to_owned()),
                     Err(status) => {
-                        lost = Some(format!("the stream to the coordinator broke: {}", status.message()))
+                        lost = Some(format!("the stream to the coordinator broke: {}", status.message()));
                     }
                 },
                 Happening::Dialled(dialled) => match *dialled {

@@ -1,2 +1,45 @@
-//! Placeholder.
-fn main() {}
+//! Repository chores: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
+
+mod bench;
+mod binary;
+mod demo;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show Millrace from nothing: PostgreSQL, ClickHouse, a coordinator, two workers, sample data, a pipe, live changes.
+    Demo(demo::DemoArgs),
+    /// Run all tests, fetching whatever they need.
+    Test(test::TestArgs),
+    /// Measure, side by side with the alternatives.
+    Bench(bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Two providers come in through dependencies; without a choice the first TLS connection would panic.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = match cli.command {
+        Command::Test(arguments) => test::run(arguments),
+        Command::Demo(arguments) => binary::block_on(demo::run(arguments)),
+        Command::Bench(arguments) => binary::block_on(bench::run(arguments)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
