@@ -91,9 +91,13 @@ pub(crate) fn free_port() -> u16 {
 impl Stack {
     /// Servers only.
     pub(crate) async fn servers() -> Self {
+        Self::servers_with_postgres(17).await
+    }
+
+    /// Servers, PostgreSQL in a major version of one's choice.
+    pub(crate) async fn servers_with_postgres(major: u16) -> Self {
         let folder = millrace_devstack::temporary_dir().unwrap();
         let launcher = || Launcher::new(millrace(), ["devstack"]);
-        let major = std::env::var("MILLRACE_TEST_POSTGRES").map_or(17, |major| major.parse().unwrap());
         // Not to be mistaken for a name, where a test looks whether it is shown.
         let postgres = PostgresOptions {
             password: "kept-to-itself".to_owned(),

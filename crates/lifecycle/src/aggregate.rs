@@ -427,7 +427,7 @@ impl PipeAggregate {
         table.state = next;
         table.since = now;
         let name = table.source.clone();
-        let message = format!("{name} is {next}");
+        let message = next.to_string();
         self.touched.tables.insert(index);
         self.event(EventKind::Table { table: name, to: next }, message, actor, now);
     }

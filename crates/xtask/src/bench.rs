@@ -62,7 +62,8 @@ pub(crate) async fn run(arguments: BenchArgs) -> anyhow::Result<()> {
     }
     let millrace = binary::target().join("release").join("millrace");
     let bench = Bench::start(millrace).await?;
-    let cases = [Case::Load, Case::Stream].into_iter().filter(|case| arguments.case.is_none_or(|only| only == *case));
+    let cases =
+        [Case::Load, Case::Stream].into_iter().filter(|case| arguments.case.is_none_or(|only| only == *case));
     for case in cases {
         let lines = match case {
             Case::Load => bench.load(arguments.rows, arguments.runs).await?,
@@ -131,7 +132,10 @@ fn report(case: Case, arguments: &BenchArgs, lines: &[Line]) -> anyhow::Result<(
     let folder = binary::target().join("bench");
     std::fs::create_dir_all(&folder)?;
     let file = folder.join(format!("{case:?}.json").to_lowercase());
-    std::fs::write(&file, serde_json::to_string_pretty(&json!({"case": format!("{case:?}"), "lines": values}))?)?;
+    std::fs::write(
+        &file,
+        serde_json::to_string_pretty(&json!({"case": format!("{case:?}"), "lines": values}))?,
+    )?;
     println!("written to {}", file.display());
     Ok(())
 }
@@ -161,7 +165,8 @@ impl Bench {
             ClickHouse::start(launcher(&millrace), ClickHouseOptions::new(folder.path().join("clickhouse"))),
         );
         let (postgres, clickhouse) = (postgres?, clickhouse?);
-        let (source, connection) = tokio_postgres::connect(&postgres.connection_string("postgres"), NoTls).await?;
+        let (source, connection) =
+            tokio_postgres::connect(&postgres.connection_string("postgres"), NoTls).await?;
         // Ends with its client.
         tokio::spawn(connection);
         let data = folder.path().join("coordinator").display().to_string();
@@ -175,7 +180,17 @@ impl Bench {
             workers.push(Process::start(&millrace, &worker, &folder.path().join(format!("{id}.log")))?);
         }
         let destination = clickhouse::Client::default().with_url(clickhouse.url());
-        Ok(Self { millrace, postgres, clickhouse, destination, source, coordinator, workers, address, folder })
+        Ok(Self {
+            millrace,
+            postgres,
+            clickhouse,
+            destination,
+            source,
+            coordinator,
+            workers,
+            address,
+            folder,
+        })
     }
 
     async fn stop(mut self) -> anyhow::Result<()> {
@@ -240,7 +255,10 @@ impl Bench {
 
     async fn load(&self, rows: u32, runs: u32) -> anyhow::Result<Vec<Line>> {
         println!("load: filling {rows} rows");
-        let fill = format!("CREATE TABLE typical ({COLUMNS}); INSERT INTO typical {}; VACUUM ANALYZE typical;", rows_from("1", &rows.to_string()));
+        let fill = format!(
+            "CREATE TABLE typical ({COLUMNS}); INSERT INTO typical {}; VACUUM ANALYZE typical;",
+            rows_from("1", &rows.to_string())
+        );
         for statement in fill.split_inclusive(';') {
             self.source.batch_execute(statement).await?;
         }
@@ -284,7 +302,8 @@ impl Bench {
 
     /// Reads the table over two connections and drops what comes.
     async fn bare_copy(&self) -> anyhow::Result<Duration> {
-        let pages: i64 = self.source.query_one("SELECT pg_relation_size('typical') / 8192", &[]).await?.get(0);
+        let pages: i64 =
+            self.source.query_one("SELECT pg_relation_size('typical') / 8192", &[]).await?.get(0);
         let middle = u32::try_from(pages / 2)?;
         let halves = [PageRange { first: 0, end: Some(middle) }, PageRange { first: middle, end: None }];
         let began = Instant::now();
@@ -316,20 +335,29 @@ impl Bench {
 
     /// From entering Snapshot to entering Running, as the pipe's own history tells it.
     async fn snapshot_took(&self, name: &str) -> anyhow::Result<Duration> {
-        let events: Value = serde_json::from_slice(&self.command(&["pipe", "events", name, "-o", "json"]).await?)?;
+        let events: Value =
+            serde_json::from_slice(&self.command(&["pipe", "events", name, "-o", "json"]).await?)?;
         let entered = |state: &str| {
             let event = events["events"].as_array()?.iter().find(|event| event["toState"] == state)?;
             event["time"].as_str().map(str::to_owned)
         };
-        let (from, to) = (entered("PIPE_STATE_SNAPSHOT").context("no Snapshot")?, entered("PIPE_STATE_RUNNING").context("no Running")?);
-        let sql = "SELECT (extract(epoch from $2::text::timestamptz - $1::text::timestamptz) * 1000000)::bigint";
+        let (from, to) = (
+            entered("PIPE_STATE_SNAPSHOT").context("no Snapshot")?,
+            entered("PIPE_STATE_RUNNING").context("no Running")?,
+        );
+        let sql =
+            "SELECT (extract(epoch from $2::text::timestamptz - $1::text::timestamptz) * 1000000)::bigint";
         let micros: i64 = self.source.query_one(sql, &[&from, &to]).await?.get(0);
         Ok(Duration::from_micros(u64::try_from(micros)?))
     }
 
     async fn stream(&self, changes: u32, runs: u32) -> anyhow::Result<Vec<Line>> {
         println!("stream: {changes} inserts in one transaction");
-        self.source.batch_execute(&format!("CREATE TABLE changing ({COLUMNS}); CREATE TABLE materialized ({COLUMNS});")).await?;
+        self.source
+            .batch_execute(&format!(
+                "CREATE TABLE changing ({COLUMNS}); CREATE TABLE materialized ({COLUMNS});"
+            ))
+            .await?;
         self.apply("stream", "changing").await?;
         let publication = self.publication("stream").await?;
         self.source
@@ -374,7 +402,8 @@ impl Bench {
     }
 
     async fn publication(&self, name: &str) -> anyhow::Result<String> {
-        let shown: Value = serde_json::from_slice(&self.command(&["pipe", "get", name, "-o", "json"]).await?)?;
+        let shown: Value =
+            serde_json::from_slice(&self.command(&["pipe", "get", name, "-o", "json"]).await?)?;
         let publication = shown["pipe"]["status"]["publicationName"].as_str();
         publication.map(str::to_owned).context("the pipe has no publication")
     }
@@ -395,7 +424,8 @@ impl Bench {
         let source = self.postgres_source();
         let publications = [publication.to_owned()];
         let began = Instant::now();
-        let mut stream = ReplicationStream::start(&source, "bench", "bench_bare", Lsn::ZERO, &publications, true).await?;
+        let mut stream =
+            ReplicationStream::start(&source, "bench", "bench_bare", Lsn::ZERO, &publications, true).await?;
         let (mut seen, mut end_of_log) = (0, Lsn::ZERO);
         while seen < changes {
             stream.fill().await?;
@@ -423,6 +453,7 @@ impl Bench {
 fn cpu_of(id: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let ticks: u64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_millis(ticks * 10)
 }

@@ -47,7 +47,10 @@ pub(crate) async fn run(arguments: DemoArgs) -> anyhow::Result<()> {
     );
     let (mut postgres, mut clickhouse) = (postgres?, clickhouse?);
     let source = connect(&postgres).await?;
-    say(&format!("filling three tables with {} rows", arguments.rows + arguments.rows / 4 + arguments.rows / 20));
+    say(&format!(
+        "filling three tables with {} rows",
+        arguments.rows + arguments.rows / 4 + arguments.rows / 20
+    ));
     fill(&source, arguments.rows).await?;
 
     say("starting a coordinator and two workers");
@@ -74,7 +77,11 @@ pub(crate) async fn run(arguments: DemoArgs) -> anyhow::Result<()> {
 
     println!();
     say(&format!("changing {} rows a second; Ctrl-C ends the demo", arguments.rate));
-    println!("  coordinator {address}, ClickHouse {}, PostgreSQL {}", clickhouse.url(), postgres.connection_string("shop"));
+    println!(
+        "  coordinator {address}, ClickHouse {}, PostgreSQL {}",
+        clickhouse.url(),
+        postgres.connection_string("shop")
+    );
     let destination = clickhouse::Client::default().with_url(clickhouse.url());
     let limit = arguments.exit.then_some(EXIT_AFTER);
     tokio::select! {
@@ -147,7 +154,8 @@ async fn until(what: &str, is_so: impl AsyncFn() -> anyhow::Result<bool>) -> any
 
 async fn connect(postgres: &Postgres) -> anyhow::Result<Client> {
     let open = async |database: &str| {
-        let (client, connection) = tokio_postgres::connect(&postgres.connection_string(database), NoTls).await?;
+        let (client, connection) =
+            tokio_postgres::connect(&postgres.connection_string(database), NoTls).await?;
         // Ends with its client.
         tokio::spawn(connection);
         anyhow::Ok(client)
@@ -206,6 +214,7 @@ async fn change(
         let second = Instant::now();
         for _ in 0..10 {
             beat += 1;
+            let round = Instant::now();
             let at = beat * i64::from(per_round);
             let (first, count) = (10_000_000 + at, i64::from(per_round));
             let sql = format!(
@@ -222,7 +231,7 @@ async fn change(
             })
             .await?;
             delays.push(committed.elapsed());
-            let due = Duration::from_millis(100).saturating_sub(committed.elapsed());
+            let due = Duration::from_millis(100).saturating_sub(round.elapsed());
             tokio::time::sleep(due).await;
         }
         delays.sort();
@@ -238,7 +247,11 @@ async fn change(
 }
 
 /// Both sides hold the same rows, key by key and value by value.
-async fn check(session: &Session<'_>, source: &Client, destination: &clickhouse::Client) -> anyhow::Result<()> {
+async fn check(
+    session: &Session<'_>,
+    source: &Client,
+    destination: &clickhouse::Client,
+) -> anyhow::Result<()> {
     say("comparing both sides");
     let row = source.query_one("SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::text", &[]).await?;
     let goal: u64 = row.get::<_, String>(0).parse()?;
@@ -252,8 +265,15 @@ async fn check(session: &Session<'_>, source: &Client, destination: &clickhouse:
     .await?;
     let mut differ = false;
     for (table, key) in TABLES {
-        let tables =
-            Tables { schema: "public", table, database: "shop", target: table, key, excluded: &[], metadata: "_millrace" };
+        let tables = Tables {
+            schema: "public",
+            table,
+            database: "shop",
+            target: table,
+            key,
+            excluded: &[],
+            metadata: "_millrace",
+        };
         let differences = compare(source, destination, tables).await?;
         let verdict = if differences.is_empty() { "equal" } else { "DIFFERENT" };
         println!("  {table}: {verdict}: {differences}");

@@ -86,7 +86,9 @@ pub(crate) async fn run(copy: Copy, shared: &Shared, reporter: &Reporter) -> End
         Some(idle) => (idle.reader, idle.destination),
         None => {
             let application = super::source::application_name(&copy.pipe, copy.epoch);
-            let mut reader = CopyReader::connect(&copy.spec.source, &application).await.map_err(|error| of_source(&error))?;
+            let mut reader = CopyReader::connect(&copy.spec.source, &application)
+                .await
+                .map_err(|error| of_source(&error))?;
             reader.begin_at_snapshot(&copy.snapshot_name).await.map_err(|error| of_source(&error))?;
             (reader, tables::destination(&copy.spec)?)
         }

@@ -271,15 +271,31 @@ impl Pump<'_> {
             };
             self.step(step).await?;
         }
-        // More memory for what waits; without it what waits goes out and reading rests until some is free.
+        // More memory for what waits; without it reading rests until some is free.
         let held = self.applier.buffered_bytes() as u64;
         if held > self.reserved.bytes() {
             match self.shared.budget.try_reserve((held - self.reserved.bytes()).max(STEP)) {
                 Some(more) => self.reserved.merge(more),
-                None => self.send().await,
+                None => self.wait_for_memory().await?,
             }
         }
         Ok(())
+    }
+
+    /// Others have the memory. What is held goes out and is waited for first, so that no two tasks wait for each other; PostgreSQL hears of us meanwhile.
+    async fn wait_for_memory(&mut self) -> Result<(), Vec<Problem>> {
+        self.arrive_all().await?;
+        let budget = self.shared.budget.clone();
+        let mut memory = std::pin::pin!(budget.reserve(STEP));
+        loop {
+            tokio::select! {
+                memory = &mut memory => {
+                    self.reserved = memory;
+                    return Ok(());
+                }
+                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
+            }
+        }
     }
 
     async fn step(&mut self, step: Step) -> Result<(), Vec<Problem>> {
