@@ -3,7 +3,7 @@
 use millrace_model::spec::PostgresSource;
 use millrace_model::{PageRange, PgType, TableDefinition};
 
-use crate::error::Error;
+use crate::error::{Error, Step};
 use crate::quoting::{quote_identifier, quote_literal, quote_table};
 use crate::wire::{Purpose, Wire, odd_tag, refused};
 
@@ -56,9 +56,9 @@ impl CopyReader {
     /// The snapshot is gone with its session, or the connection breaks.
     pub async fn begin_at_snapshot(&mut self, snapshot_name: &str) -> Result<(), Error> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        self.wire.simple_query("a transaction", begin).await?;
+        self.wire.simple_query(Step::Begin, begin).await?;
         let import = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(snapshot_name));
-        self.wire.simple_query("the snapshot", &import).await.map(drop)
+        self.wire.simple_query(Step::ImportSnapshot, &import).await.map(drop)
     }
 
     /// Begins a copy, `COPY ... TO STDOUT (FORMAT binary)`.
@@ -66,7 +66,7 @@ impl CopyReader {
     /// # Errors
     /// The server refuses, or the connection breaks.
     pub async fn start(&mut self, sql: &str) -> Result<(), Error> {
-        self.wire.begin_copy("the copy", sql, b'H').await?;
+        self.wire.begin_copy(Step::Copy, sql, b'H').await?;
         self.phase = Phase::Header;
         Ok(())
     }
@@ -99,8 +99,8 @@ impl CopyReader {
                     self.phase = Phase::Idle;
                     return Ok(CopyEvent::End);
                 }
-                (b'E', _) => return Err(refused("the copy", self.wire.body(frame))),
-                (tag, _) => return Err(odd_tag(tag, "a copy")),
+                (b'E', _) => return Err(refused(Step::Copy, self.wire.body(frame))),
+                (tag, _) => return Err(odd_tag(tag, Step::Copy)),
             }
         }
     }
@@ -111,6 +111,11 @@ impl CopyReader {
     /// The connection broke or was closed.
     pub async fn fill(&mut self) -> Result<(), Error> {
         self.wire.fill().await
+    }
+
+    /// Bytes of memory that reading takes at present; see [`Wire::held`].
+    pub fn held(&self) -> usize {
+        self.wire.held()
     }
 }
 

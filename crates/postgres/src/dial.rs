@@ -14,6 +14,7 @@ use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_an
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -21,8 +22,13 @@ use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
 
-/// A server that does not answer for so long is not there.
+/// A server that does not answer for so long is not there. Connecting, TLS and authentication together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that vanished without a word is noticed after a minute: an idle connection asks after half of it, one that waits for its bytes to be
+/// acknowledged gives up after the whole.
+const IDLE_BEFORE_PROBE: Duration = Duration::from_secs(30);
+const BETWEEN_PROBES: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 
 /// A connection, encrypted or not.
 #[derive(Debug)]
@@ -69,24 +75,32 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Connects within ten seconds.
+/// Gives a connection attempt, from name resolution to authentication, its ten seconds.
 ///
 /// # Errors
-/// [`Error::Connect`] where nobody answers, [`Error::Tls`] where encryption is wanted and cannot be had.
-pub async fn dial(source: &PostgresSource) -> Result<Stream, Error> {
+/// [`Error::Connect`] where they pass, else those of the attempt.
+pub async fn within_timeout<T>(
+    source: &PostgresSource,
+    attempt: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     let timed_out = |_| Error::Connect {
         host: source.host.clone(),
         port: source.port,
         source: io::Error::new(io::ErrorKind::TimedOut, "no answer in ten seconds"),
     };
-    tokio::time::timeout(CONNECT_TIMEOUT, open(source)).await.map_err(timed_out)?
+    tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(timed_out)?
 }
 
-async fn open(source: &PostgresSource) -> Result<Stream, Error> {
+/// Connects, and encrypts as the source's `tls.mode` wants it. To be called [`within_timeout`].
+///
+/// # Errors
+/// [`Error::Connect`] where nobody answers, [`Error::Tls`] where encryption is wanted and cannot be had.
+pub async fn dial(source: &PostgresSource) -> Result<Stream, Error> {
     let failed =
         |error: io::Error| Error::Connect { host: source.host.clone(), port: source.port, source: error };
     let mut stream = TcpStream::connect((source.host.as_str(), source.port)).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
+    notice_vanished_peer(&stream).map_err(failed)?;
     if source.tls_mode == TlsMode::Disable {
         return Ok(Stream::Plain(stream));
     }
@@ -105,8 +119,24 @@ async fn open(source: &PostgresSource) -> Result<Stream, Error> {
     let name = ServerName::try_from(source.host.clone()).map_err(|_| {
         refused(format!("'{}' is not a host name that a certificate could name", source.host))
     })?;
-    let encrypted = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    encrypted.map(|stream| Stream::Tls(Box::new(stream))).map_err(|error| refused(error.to_string()))
+    match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+        // What rustls objects to stays; a connection that broke meanwhile is nothing of TLS.
+        Err(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            Err(refused(error.to_string()))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn notice_vanished_peer(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive =
+        TcpKeepalive::new().with_time(IDLE_BEFORE_PROBE).with_interval(BETWEEN_PROBES).with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(IDLE_BEFORE_PROBE + BETWEEN_PROBES * PROBES))?;
+    Ok(())
 }
 
 fn config(source: &PostgresSource) -> Result<ClientConfig, String> {

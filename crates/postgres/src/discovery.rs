@@ -35,19 +35,35 @@ pub struct Found {
     pub schema_usable: bool,
     /// `pg_class.relpersistence` is not permanent: no changes are logged.
     pub unlogged: bool,
+    /// Partitions whose updates and deletes could not be published, quoted where SQL needs it.
+    pub partitions_without_identity: Vec<String>,
 }
 
+/// Figures of a partitioned table are the sums of its partitions'. Partitions tell their own old rows, so each of them needs an identity.
 const RELATIONS: &str = "\
     SELECT n.nspname, c.relname, c.oid, coalesce(pg_relation_filenode(c.oid), 0), c.relkind::text, c.relreplident::text, \
       CASE WHEN c.relkind IN ('r', 'm') THEN pg_relation_size(c.oid) / current_setting('block_size')::bigint ELSE 0 END, \
-      greatest(c.reltuples, 0)::bigint, \
-      CASE WHEN c.relkind IN ('r', 'm') THEN pg_table_size(c.oid) ELSE 0 END, \
+      coalesce(parts.rows, greatest(c.reltuples, 0)::bigint), \
+      coalesce(parts.bytes, CASE WHEN c.relkind IN ('r', 'm') THEN pg_table_size(c.oid) ELSE 0 END), \
       row_security_active(c.oid), \
-      pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE'), c.relpersistence <> 'p' \
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace ";
+      pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE'), c.relpersistence <> 'p', \
+      coalesce(parts.without_identity, '{}'::text[]) \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+    LEFT JOIN LATERAL ( \
+      SELECT sum(greatest(l.reltuples, 0))::bigint AS rows, sum(pg_table_size(l.oid))::bigint AS bytes, \
+        array_agg(format('%I.%I', m.nspname, l.relname) ORDER BY m.nspname, l.relname) FILTER (WHERE l.relreplident = 'n' \
+          OR l.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = l.oid AND i.indisprimary AND i.indimmediate) \
+          OR l.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = l.oid AND i.indisreplident)) AS without_identity \
+      FROM pg_partition_tree(c.oid) AS tree JOIN pg_class l ON l.oid = tree.relid JOIN pg_namespace m ON m.oid = l.relnamespace \
+      WHERE tree.isleaf AND l.relkind = 'r' \
+    ) AS parts ON c.relkind = 'p' ";
 
+/// A column that is NOT NULL by a constraint that was never validated (PostgreSQL 18) may hold NULL, and so may one whose domain is NOT NULL
+/// (manual: "CREATE DOMAIN", notes): both count as nullable.
 const COLUMNS: &str = "\
-    SELECT a.attrelid, a.attname, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod), a.attnotnull, \
+    SELECT a.attrelid, a.attname, a.attnum, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod), \
+      a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint o WHERE o.conrelid = a.attrelid AND o.contype = 'n' \
+        AND o.conkey = ARRAY[a.attnum] AND NOT o.convalidated), \
       a.attgenerated <> '', has_column_privilege(a.attrelid, a.attnum, 'SELECT') \
     FROM pg_attribute a WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum";
 
@@ -61,7 +77,7 @@ const KEYS: &str = "\
     ORDER BY i.indrelid, k.position";
 
 const TYPES: &str = "\
-    SELECT t.oid, t.typname, t.typtype::text, t.typcategory::text, t.typlen, t.typelem, t.typbasetype, t.typtypmod, t.typnotnull, \
+    SELECT t.oid, t.typname, t.typtype::text, t.typcategory::text, t.typlen, t.typelem, t.typbasetype, t.typtypmod, \
       format_type(t.oid, NULL) \
     FROM pg_type t WHERE t.oid = ANY($1)";
 
@@ -76,7 +92,7 @@ pub async fn find(session: &Session, tables: &[TableName]) -> Result<Vec<Found>,
         "{RELATIONS} JOIN unnest($1::text[], $2::text[]) AS wanted(schema, name) \
          ON wanted.schema = n.nspname AND wanted.name = c.relname WHERE c.relkind NOT IN ('i', 'I', 't', 'c')"
     );
-    let rows = session.rows("what the tables are", &sql, &[&schemas, &names]).await?;
+    let rows = session.rows("to tell what the tables are", &sql, &[&schemas, &names]).await?;
     describe(session, &rows).await
 }
 
@@ -89,12 +105,12 @@ pub async fn list(session: &Session) -> Result<Vec<Found>, Error> {
         "{RELATIONS} WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT LIKE 'pg\\_%' \
          AND n.nspname <> 'information_schema' ORDER BY n.nspname, c.relname"
     );
-    let rows = session.rows("which tables there are", &sql, &[]).await?;
+    let rows = session.rows("to tell which tables there are", &sql, &[]).await?;
     describe(session, &rows).await
 }
 
 async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Result<Vec<Found>, Error> {
-    let what = "what the tables are";
+    let what = "to tell what the tables are";
     let mut found = Vec::new();
     for row in relations {
         let kind: String = get(row, 4, what)?;
@@ -131,6 +147,7 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
             owned: get(row, 10, what)?,
             schema_usable: get(row, 11, what)?,
             unlogged: get(row, 12, what)?,
+            partitions_without_identity: get(row, 13, what)?,
         });
     }
     let oids: Vec<u32> = found.iter().map(|found| found.definition.oid).collect();
@@ -148,7 +165,7 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
         let name: String = get(row, 1, what)?;
         let (type_oid, type_modifier) = (get(row, 3, what)?, get(row, 4, what)?);
         let type_name: String = get(row, 5, what)?;
-        let resolved = types.resolve(type_oid, type_modifier, &type_name);
+        let pg_type = types.resolve(type_oid, type_modifier, &type_name);
         if !get::<bool>(row, 8, what)? {
             found.unreadable.push(name.clone());
         }
@@ -158,9 +175,9 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
             type_oid,
             type_modifier,
             type_name,
-            nullable: !get::<bool>(row, 6, what)? && !resolved.not_null,
+            nullable: !get::<bool>(row, 6, what)?,
             generated: get(row, 7, what)?,
-            pg_type: resolved.pg_type,
+            pg_type,
         });
     }
     for row in &session.rows(what, KEYS, &[&oids]).await? {
@@ -180,21 +197,14 @@ struct TypeRow {
     element: u32,
     base: u32,
     base_modifier: i32,
-    not_null: bool,
     shown: String,
 }
 
 struct Types(BTreeMap<u32, TypeRow>);
 
-struct Resolved {
-    pg_type: PgType,
-    /// A domain of the chain forbids NULL.
-    not_null: bool,
-}
-
 /// Reads types, then those that they are made of, until nothing new comes up.
 async fn types(session: &Session, mut wanted: BTreeSet<u32>) -> Result<Types, Error> {
-    let what = "what the types are";
+    let what = "to tell what the types are";
     let mut known = BTreeMap::new();
     while !wanted.is_empty() {
         let oids: Vec<u32> = std::mem::take(&mut wanted).into_iter().collect();
@@ -207,8 +217,7 @@ async fn types(session: &Session, mut wanted: BTreeSet<u32>) -> Result<Types, Er
                 element: get(row, 5, what)?,
                 base: get(row, 6, what)?,
                 base_modifier: get(row, 7, what)?,
-                not_null: get(row, 8, what)?,
-                shown: get(row, 9, what)?,
+                shown: get(row, 8, what)?,
             };
             wanted.extend([type_row.element, type_row.base].into_iter().filter(|oid| *oid != 0));
             known.insert(get::<u32>(row, 0, what)?, type_row);
@@ -219,25 +228,24 @@ async fn types(session: &Session, mut wanted: BTreeSet<u32>) -> Result<Types, Er
 }
 
 impl Types {
-    fn resolve(&self, oid: u32, modifier: i32, shown: &str) -> Resolved {
+    /// `shown` is how people write the type, where it stays one without a decoder.
+    fn resolve(&self, oid: u32, modifier: i32, shown: &str) -> PgType {
         let other = || PgType::Other(shown.to_owned());
-        let Some(row) = self.0.get(&oid) else { return Resolved { pg_type: other(), not_null: false } };
+        let Some(row) = self.0.get(&oid) else { return other() };
         if row.kind == "d" {
-            let base = self.resolve(row.base, row.base_modifier, &row.shown);
-            return Resolved { not_null: row.not_null || base.not_null, ..base };
+            let base_shown = self.0.get(&row.base).map_or(shown, |base| &base.shown);
+            return self.resolve(row.base, row.base_modifier, base_shown);
         }
         // int2vector (22) and oidvector (30) call themselves arrays and are not written as such.
         let is_array = row.category == "A" && row.length == -1 && row.element != 0 && !matches!(oid, 22 | 30);
-        let pg_type = if is_array {
-            let element =
-                self.resolve(row.element, modifier, self.0.get(&row.element).map_or("", |row| &row.shown));
-            PgType::Array(Box::new(element.pg_type))
+        if is_array {
+            let element_shown = self.0.get(&row.element).map_or("", |element| &element.shown);
+            PgType::Array(Box::new(self.resolve(row.element, modifier, element_shown)))
         } else if row.kind == "e" {
             PgType::Enum
         } else {
             built_in(oid, modifier, &row.name).unwrap_or_else(other)
-        };
-        Resolved { pg_type, not_null: false }
+        }
     }
 }
 

@@ -5,13 +5,19 @@ use std::collections::BTreeSet;
 use millrace_model::spec::{PostgresSource, ReplicationMode, TableSpec};
 use millrace_model::{PipeId, PipeSpec, Problem, ReplicaIdentity, TableDefinition, TableName};
 
+use crate::classification::classify;
 use crate::discovery::{self, Found, Kind};
-use crate::error::{Error, classify};
+use crate::error::Error;
+use crate::publication;
 use crate::quoting::{quote_identifier, quote_literal, quote_table};
+use crate::replication::identify_system;
 use crate::session::{Session, get};
 
 /// Older servers lack ranges over ctid and the binary stream.
 const OLDEST: i32 = 140_000;
+
+/// How looks are named at the source.
+const APPLICATION: &str = "millrace";
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
@@ -28,63 +34,74 @@ pub struct Inspection {
 
 /// Server, role and limits.
 struct Facts {
-    system_identifier: u64,
     version: i32,
     wal_level: String,
     in_recovery: bool,
     role: String,
-    may_replicate: bool,
     free_slots: i64,
-    free_senders: i64,
     may_create: bool,
     database: String,
+    /// `max_slot_wal_keep_size` in MiB; -1 is without limit.
+    wal_keep: i64,
 }
 
 /// Looks at the source as a pipe would use it. `pipe` is the pipe that exists already, whose own slot and publication are not in its way.
 pub async fn inspect(spec: &PipeSpec, pipe: Option<&PipeId>) -> Inspection {
-    match look(spec, pipe).await {
-        Ok(inspection) => inspection,
-        // Without a connection this is all that can be said.
-        Err(error) => Inspection { problems: vec![classify(&error)], ..Inspection::default() },
+    let mut inspection = Inspection::default();
+    // What stopped the look is one problem more; those that were found before stay.
+    if let Err(error) = look(spec, pipe, &mut inspection).await {
+        inspection.problems.push(classify(&error));
     }
+    inspection
 }
 
-async fn look(spec: &PipeSpec, pipe: Option<&PipeId>) -> Result<Inspection, Error> {
-    let session = Session::connect(&spec.source, "millrace").await?;
+async fn look(spec: &PipeSpec, pipe: Option<&PipeId>, inspection: &mut Inspection) -> Result<(), Error> {
+    let session = Session::connect(&spec.source, APPLICATION).await?;
     let facts = facts(&session).await?;
-    let mut problems = server_problems(spec, pipe, &facts);
+    inspection.server_version = u32::try_from(facts.version).unwrap_or(0);
+    inspection.problems = server_problems(spec, pipe, &facts);
+    if facts.version < OLDEST {
+        // Its catalogs look different.
+        return Ok(());
+    }
+    match spec.mode {
+        ReplicationMode::Snapshot => inspection.system_identifier = session.system_identifier().await?,
+        ReplicationMode::Cdc => match identify_system(&spec.source, APPLICATION).await {
+            Ok(identity) => inspection.system_identifier = identity.system_identifier,
+            Err(error) => inspection.problems.push(replication_problem(&error, &facts.role)),
+        },
+    }
     let names: Vec<TableName> = spec.tables.iter().map(|table| table.source.clone()).collect();
     let found = discovery::find(&session, &names).await?;
-    let mut tables = Vec::new();
     for table in &spec.tables {
         match found.iter().find(|found| found.definition.name == table.source) {
-            None => problems.push(missing(&table.source)),
+            None => inspection.problems.push(missing(&table.source)),
             Some(found) => {
                 let wrong = table_problems(spec, table, found, &facts.role);
                 if wrong.is_empty() {
-                    tables.push(without_excluded(&found.definition, table));
+                    inspection.tables.push(without_excluded(&found.definition, table));
                 }
-                problems.extend(wrong);
+                inspection.problems.extend(wrong);
             }
         }
     }
     if spec.mode == ReplicationMode::Cdc {
+        inspection.problems.extend(wal_keep_warning(&facts, &inspection.tables));
         match &spec.settings.publication_name {
-            Some(name) => problems.extend(publication_problems(&session, name, &spec.tables).await?),
-            None => problems.extend(creation_problems(spec, &facts, &found)),
+            Some(name) => {
+                let wrong =
+                    publication::problems(&session, name, spec, &found, inspection.server_version).await?;
+                inspection.problems.extend(wrong);
+            }
+            None => inspection.problems.extend(creation_problems(spec, &facts, &found)),
         }
         if let Some(name) = &spec.settings.replication_slot_name
             && pipe.is_none()
         {
-            problems.extend(slot_name_taken(&session, name).await?);
+            inspection.problems.extend(slot_name_taken(&session, name).await?);
         }
     }
-    Ok(Inspection {
-        system_identifier: facts.system_identifier,
-        server_version: u32::try_from(facts.version).unwrap_or(0),
-        tables,
-        problems,
-    })
+    Ok(())
 }
 
 /// All tables of a source, each with what would stand in its way.
@@ -92,39 +109,35 @@ async fn look(spec: &PipeSpec, pipe: Option<&PipeId>) -> Result<Inspection, Erro
 /// # Errors
 /// The source cannot be reached, or refuses.
 pub async fn offered_tables(source: &PostgresSource) -> Result<Vec<(TableDefinition, Vec<Problem>)>, Error> {
-    let session = Session::connect(source, "millrace").await?;
+    let session = Session::connect(source, APPLICATION).await?;
     let found = discovery::list(&session).await?;
-    Ok(found
-        .into_iter()
-        .map(|found| {
-            let mut problems = readability(&found, &[], &source.username);
-            problems.extend(identity_problem(&found));
-            (found.definition, problems)
-        })
-        .collect())
+    let offered = |found: Found| {
+        let mut problems = readability(&found, &[], &source.username);
+        problems.extend(keyless(&found).or_else(|| identity_problem(&found)));
+        problems.extend(unlogged(&found));
+        (found.definition, problems)
+    };
+    Ok(found.into_iter().map(offered).collect())
 }
 
 async fn facts(session: &Session) -> Result<Facts, Error> {
-    let what = "what it is";
+    let what = "to tell what it is";
     let sql = "SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(), \
-                 current_user::text, r.rolreplication OR r.rolsuper, \
+                 current_user::text, \
                  current_setting('max_replication_slots')::bigint - (SELECT count(*) FROM pg_replication_slots), \
-                 current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication), \
-                 has_database_privilege(current_database(), 'CREATE'), current_database()::text \
-               FROM pg_roles r WHERE r.rolname = current_user";
+                 has_database_privilege(current_database(), 'CREATE'), current_database()::text, \
+                 coalesce((SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'), -1)";
     let rows = session.rows(what, sql, &[]).await?;
-    let row = rows.first().ok_or_else(|| Error::Protocol("the role is not among pg_roles".to_owned()))?;
+    let row = rows.first().ok_or_else(|| Error::Protocol("no facts about the server".to_owned()))?;
     Ok(Facts {
-        system_identifier: session.system_identifier().await?,
         version: get(row, 0, what)?,
         wal_level: get(row, 1, what)?,
         in_recovery: get(row, 2, what)?,
         role: get(row, 3, what)?,
-        may_replicate: get(row, 4, what)?,
-        free_slots: get(row, 5, what)?,
-        free_senders: get(row, 6, what)?,
-        may_create: get(row, 7, what)?,
-        database: get(row, 8, what)?,
+        free_slots: get(row, 4, what)?,
+        may_create: get(row, 5, what)?,
+        database: get(row, 6, what)?,
+        wal_keep: get(row, 7, what)?,
     })
 }
 
@@ -154,27 +167,52 @@ fn server_problems(spec: &PipeSpec, pipe: Option<&PipeId>, facts: &Facts) -> Vec
             "point the pipe at the primary, or use replicationMode: snapshot",
         ));
     }
-    if !facts.may_replicate {
+    if pipe.is_none() && facts.free_slots < 1 {
         problems.push(Problem::operator(
-            "SOURCE_PERMISSION_DENIED",
-            format!("role {} lacks REPLICATION, which reading changes needs", facts.role),
-            format!("run ALTER ROLE {} REPLICATION", quote_identifier(&facts.role)),
+            "SOURCE_OUT_OF_SLOTS",
+            "max_replication_slots is used up",
+            "raise max_replication_slots and restart PostgreSQL, or drop slots that nobody reads",
         ));
     }
-    if pipe.is_none() {
-        for (free, what) in
-            [(facts.free_slots, "max_replication_slots"), (facts.free_senders, "max_wal_senders")]
-        {
-            if free < 1 {
-                problems.push(Problem::operator(
-                    "SOURCE_OUT_OF_SLOTS",
-                    format!("{what} is used up"),
-                    format!("raise {what} and restart PostgreSQL, or drop slots that nobody reads"),
-                ));
-            }
-        }
-    }
     problems
+}
+
+/// Why a replication connection could not be had, though a session could.
+fn replication_problem(error: &Error, role: &str) -> Problem {
+    let problem = classify(error);
+    match problem.code.as_str() {
+        "SOURCE_PERMISSION_DENIED" => Problem::operator(
+            "SOURCE_PERMISSION_DENIED",
+            format!("role {role} lacks REPLICATION, which reading changes needs"),
+            format!("run ALTER ROLE {} REPLICATION", quote_identifier(role)),
+        ),
+        "SOURCE_OUT_OF_RESOURCES" => Problem::operator(
+            "SOURCE_OUT_OF_SLOTS",
+            format!("no replication connection is free: {}", problem.message),
+            "raise max_wal_senders and restart PostgreSQL, or end replication connections that nobody needs",
+        ),
+        _ => Problem {
+            message: format!("a replication connection cannot be opened: {}", problem.message),
+            ..problem
+        },
+    }
+}
+
+/// The slot keeps the log while tables are copied; how much that will be depends on others, so this is a guess: as much as the tables are.
+fn wal_keep_warning(facts: &Facts, tables: &[TableDefinition]) -> Option<Problem> {
+    let keep = u64::try_from(facts.wal_keep).ok()? << 20;
+    let bytes: u64 = tables.iter().map(|table| table.bytes).sum();
+    (bytes > keep).then(|| {
+        let mib = bytes >> 20;
+        Problem::warning(
+            "SOURCE_WAL_KEEP_SIZE",
+            format!(
+                "max_slot_wal_keep_size is {} MB and the tables take {mib} MB: if the source writes more than the former while they are copied, the slot is lost",
+                facts.wal_keep
+            ),
+            "run ALTER SYSTEM SET max_slot_wal_keep_size = -1 and SELECT pg_reload_conf(), at least until the copy is done",
+        )
+    })
 }
 
 fn missing(table: &TableName) -> Problem {
@@ -235,17 +273,24 @@ fn table_problems(spec: &PipeSpec, table: &TableSpec, found: &Found, role: &str)
             );
         }
     }
-    if key.is_empty() && table.sorting_keys.is_empty() {
-        problems.push(keyless(name));
-    } else if spec.mode == ReplicationMode::Cdc {
-        problems.extend(identity_problem(found));
-    }
-    if spec.mode == ReplicationMode::Cdc && found.unlogged {
-        let message = "it is unlogged or temporary, so its changes are not in the log";
-        let remedy = format!("run ALTER TABLE {} SET LOGGED", quote_table(name));
-        problems.push(Problem::operator("SOURCE_TABLE_UNLOGGED", message, remedy).of_table(name));
+    let keyless = keyless(found).filter(|_| table.sorting_keys.is_empty());
+    if spec.mode == ReplicationMode::Cdc {
+        // A key would mend both.
+        problems.extend(keyless.or_else(|| identity_problem(found)));
+        problems.extend(unlogged(found));
+    } else {
+        problems.extend(keyless);
     }
     problems
+}
+
+fn unlogged(found: &Found) -> Option<Problem> {
+    let name = &found.definition.name;
+    found.unlogged.then(|| {
+        let message = "it is unlogged or temporary, so its changes are not in the log";
+        let remedy = format!("run ALTER TABLE {} SET LOGGED", quote_table(name));
+        Problem::operator("SOURCE_TABLE_UNLOGGED", message, remedy).of_table(name)
+    })
 }
 
 /// Rows, columns and schemas that the role cannot see.
@@ -282,32 +327,54 @@ fn readability(found: &Found, excluded: &[String], role: &str) -> Vec<Problem> {
     problems
 }
 
-fn keyless(name: &TableName) -> Problem {
-    Problem::operator(
-        "KEY_MISSING",
-        "it has no primary key and no replica identity index, so rows cannot be told apart",
-        format!(
-            "add a primary key, or a unique index on NOT NULL columns and ALTER TABLE {} REPLICA IDENTITY USING INDEX",
-            quote_table(name)
-        ),
-    )
-    .of_table(name)
+/// Nothing tells its rows apart, and equal rows would become one.
+fn keyless(found: &Found) -> Option<Problem> {
+    let name = &found.definition.name;
+    found.definition.key.is_empty().then(|| {
+        Problem::operator(
+            "KEY_MISSING",
+            "it has no primary key and no replica identity index, so rows cannot be told apart",
+            format!(
+                "add a primary key, or a unique index on NOT NULL columns and ALTER TABLE {} REPLICA IDENTITY USING INDEX",
+                quote_table(name)
+            ),
+        )
+        .of_table(name)
+    })
 }
 
-/// Updates and deletes that the source would refuse, or publish without saying which row they mean.
+/// Updates and deletes that the source would refuse once the table is published.
 fn identity_problem(found: &Found) -> Option<Problem> {
     let name = &found.definition.name;
+    let quoted = quote_table(name);
+    let problem = |message: String, remedy: String| {
+        Some(Problem::operator("SOURCE_REPLICA_IDENTITY_MISSING", message, remedy).of_table(name))
+    };
+    if !found.partitions_without_identity.is_empty() {
+        let partitions = &found.partitions_without_identity;
+        let message = format!(
+            "partitions without a replica identity, whose updates and deletes cannot be published: {}",
+            partitions.join(", ")
+        );
+        let statements: Vec<String> = partitions
+            .iter()
+            .map(|partition| format!("ALTER TABLE {partition} REPLICA IDENTITY FULL"))
+            .collect();
+        return problem(message, format!("run {}", statements.join("; ")));
+    }
     match found.definition.replica_identity {
-        ReplicaIdentity::Nothing => Some(
-            Problem::operator(
-                "SOURCE_REPLICA_IDENTITY_MISSING",
-                "its replica identity is NOTHING, so updates and deletes cannot be published",
-                format!("run ALTER TABLE {} REPLICA IDENTITY DEFAULT", quote_table(name)),
-            )
-            .of_table(name),
+        // A partitioned table has no rows; what counts are its partitions.
+        _ if found.kind == Kind::Partitioned => None,
+        ReplicaIdentity::Full => None,
+        ReplicaIdentity::Nothing => problem(
+            "its replica identity is NOTHING, so updates and deletes cannot be published".to_owned(),
+            format!("run ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT"),
         ),
-        _ if found.definition.key.is_empty() => Some(keyless(name)),
-        _ => None,
+        ReplicaIdentity::Default | ReplicaIdentity::Index if found.definition.key.is_empty() => problem(
+            "it has no replica identity, so updates and deletes cannot be published".to_owned(),
+            format!("run ALTER TABLE {quoted} REPLICA IDENTITY FULL, or add a primary key"),
+        ),
+        ReplicaIdentity::Default | ReplicaIdentity::Index => None,
     }
 }
 
@@ -337,49 +404,9 @@ fn creation_problems(spec: &PipeSpec, facts: &Facts, found: &[Found]) -> Vec<Pro
     problems
 }
 
-/// Whether a publication that was made by somebody else fits.
-async fn publication_problems(
-    session: &Session,
-    name: &str,
-    tables: &[TableSpec],
-) -> Result<Vec<Problem>, Error> {
-    let what = "about the publication";
-    let sql =
-        "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_publication WHERE pubname = $1";
-    let rows = session.rows(what, sql, &[&name]).await?;
-    let quoted = quote_identifier(name);
-    let Some(row) = rows.first() else {
-        let list: Vec<String> = tables.iter().map(|table| quote_table(&table.source)).collect();
-        let remedy = format!(
-            "run CREATE PUBLICATION {quoted} FOR TABLE {}, or leave settings.publicationName out",
-            list.join(", ")
-        );
-        let message = format!("publication {name} does not exist");
-        return Ok(vec![Problem::operator("PUBLICATION_MISSING", message, remedy)]);
-    };
-    let mut problems = Vec::new();
-    if !get::<bool>(row, 0, what)? {
-        let message = format!("publication {name} does not publish every kind of change");
-        let remedy =
-            format!("run ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')");
-        problems.push(Problem::operator("PUBLICATION_INCOMPLETE", message, remedy));
-    }
-    let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = $1";
-    let mut published = BTreeSet::new();
-    for row in session.rows(what, sql, &[&name]).await? {
-        published.insert(TableName::new(get::<String>(&row, 0, what)?, get::<String>(&row, 1, what)?));
-    }
-    for table in tables.iter().filter(|table| !published.contains(&table.source)) {
-        let remedy = format!("run ALTER PUBLICATION {quoted} ADD TABLE {}", quote_table(&table.source));
-        let message = format!("publication {name} does not publish it");
-        problems.push(Problem::operator("PUBLICATION_INCOMPLETE", message, remedy).of_table(&table.source));
-    }
-    Ok(problems)
-}
-
 async fn slot_name_taken(session: &Session, name: &str) -> Result<Option<Problem>, Error> {
     let sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1";
-    let rows = session.rows("about the slot", sql, &[&name]).await?;
+    let rows = session.rows("to tell about the slot", sql, &[&name]).await?;
     Ok(rows.first().map(|_| {
         let message = format!("replication slot {name} exists already");
         let drop = format!("run SELECT pg_drop_replication_slot({}) if nobody needs it", quote_literal(name));

@@ -2,26 +2,30 @@
 //!
 //! Owns: opening connections with TLS ([`dial`]), the wire client of the data path ([`wire`], [`copy`], [`replication`]), statements
 //! on an ordinary session ([`session`]), exported snapshots ([`snapshot`]), what tables look like ([`discovery`]), what stands in a pipe's way ([`mod@inspect`]),
-//! and the one classifier of PostgreSQL's errors ([`error`]).
+//! and the one classifier of PostgreSQL's errors ([`classification`]).
 //!
 //! Never contains: ClickHouse, decisions about pipes.
 //!
 //! Start reading at [`wire`] for the data path and at [`mod@inspect`] for the rest.
 
+mod buffer;
+pub mod classification;
 pub mod copy;
 pub mod dial;
 pub mod discovery;
 pub mod error;
 pub mod inspect;
+mod publication;
 pub mod quoting;
 pub mod replication;
 pub mod session;
 pub mod snapshot;
 pub mod wire;
 
+pub use classification::{ERROR_CODES, classify};
 pub use copy::{CopyEvent, CopyReader, copy_query};
-pub use error::{Error, ServerError, classify};
+pub use error::{Error, ServerError, Step};
 pub use inspect::{Inspection, inspect, offered_tables};
-pub use replication::{ReplicationEvent, ReplicationStream};
-pub use session::Session;
+pub use replication::{ReplicationEvent, ReplicationStream, SystemIdentity, identify_system};
+pub use session::{Session, SlotState};
 pub use snapshot::SnapshotSession;

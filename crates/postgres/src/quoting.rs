@@ -17,6 +17,11 @@ pub fn quote_literal(text: &str) -> String {
     }
 }
 
+/// A text constant in a replication command, whose grammar is not SQL's: it knows no `E'...'`, and a backslash is one.
+pub fn quote_replication_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// A table as SQL reads it back unchanged.
 pub fn quote_table(table: &TableName) -> String {
     format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&table.name))
@@ -31,6 +36,7 @@ mod tests {
         assert_eq!(quote_identifier("a\"b"), "\"a\"\"b\"");
         assert_eq!(quote_literal("it's"), "'it''s'");
         assert_eq!(quote_literal("a\\b'"), "E'a\\\\b'''");
+        assert_eq!(quote_replication_literal("a\\b'"), "'a\\b'''");
         assert_eq!(quote_table(&TableName::new("S", "my.table")), "\"S\".\"my.table\"");
     }
 }

@@ -5,12 +5,16 @@ use std::time::{Duration, SystemTime};
 use millrace_model::Lsn;
 use millrace_model::spec::PostgresSource;
 
-use crate::error::Error;
-use crate::quoting::{quote_identifier, quote_literal};
+use crate::error::{Error, Step};
+use crate::quoting::{quote_identifier, quote_replication_literal};
+use crate::session::Session;
 use crate::wire::{Purpose, Wire, odd_tag, refused};
 
 /// Between PostgreSQL's epoch (2000-01-01) and the Unix epoch.
 const EPOCH: Duration = Duration::from_secs(946_684_800);
+
+/// How long the server is given to end a stream.
+const FINISH_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the walsender sends.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub enum ReplicationEvent<'a> {
 #[derive(Debug)]
 pub struct ReplicationStream {
     wire: Wire,
+    source: PostgresSource,
+    slot_name: String,
 }
 
 impl ReplicationStream {
@@ -61,10 +67,10 @@ impl ReplicationStream {
         let sql = format!(
             "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {}{binary})",
             quote_identifier(slot_name),
-            quote_literal(&names.join(",")),
+            quote_replication_literal(&names.join(",")),
         );
-        wire.begin_copy("the change stream", &sql, b'W').await?;
-        Ok(Self { wire })
+        wire.begin_copy(Step::StartStream, &sql, b'W').await?;
+        Ok(Self { wire, source: source.clone(), slot_name: slot_name.to_owned() })
     }
 
     /// Reads once. Nothing is lost when it is dropped before it ends.
@@ -86,10 +92,10 @@ impl ReplicationStream {
             match frame.tag {
                 b'd' => return event(self.wire.body(frame)).map(Some),
                 b'N' | b'S' => {}
-                // CopyDone: the server is shutting down.
-                b'c' => return Err(Error::Closed),
-                b'E' => return Err(refused("the change stream", self.wire.body(frame))),
-                other => return Err(odd_tag(other, "a change stream")),
+                // CopyDone; and CommandComplete, with which a walsender takes its leave when the server shuts down.
+                b'c' | b'C' => return Err(Error::Closed),
+                b'E' => return Err(refused(Step::Stream, self.wire.body(frame))),
+                other => return Err(odd_tag(other, Step::Stream)),
             }
         }
     }
@@ -121,15 +127,69 @@ impl ReplicationStream {
 
     /// Ends the stream and waits until the server has: the slot is inactive when this returns. What still comes is dropped.
     ///
+    /// A walsender in the middle of a large transaction sends all of it before it looks for our word; where that takes too long it is ended from a session
+    /// of its own.
+    ///
     /// # Errors
-    /// The connection broke; the slot is released all the same once the server notices.
-    pub async fn finish(mut self) -> Result<(), Error> {
+    /// The slot could not be released, as far as we know.
+    pub async fn finish(self) -> Result<(), Error> {
+        self.finish_within(FINISH_PATIENCE).await
+    }
+
+    /// The same with another patience than the usual three seconds.
+    ///
+    /// # Errors
+    /// As [`ReplicationStream::finish`].
+    pub async fn finish_within(mut self, patience: Duration) -> Result<(), Error> {
+        match tokio::time::timeout(patience, self.say_farewell()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let Self { wire, source, slot_name } = self;
+                drop(wire);
+                Session::connect(&source, "millrace").await?.release_slot(&slot_name).await
+            }
+        }
+    }
+
+    async fn say_farewell(&mut self) -> Result<(), Error> {
         // CopyDone
         self.wire.send(&[b'c', 0, 0, 0, 4]).await?;
-        self.wire.until_ready().await?;
+        self.wire.until_ready(Step::Stream).await?;
         // Terminate; the session holds nothing more.
         self.wire.send(&[b'X', 0, 0, 0, 4]).await
     }
+}
+
+/// What a replication connection says about the server (manual: "IDENTIFY_SYSTEM").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SystemIdentity {
+    /// The cluster's own number, which its standbys share and nobody else.
+    pub system_identifier: u64,
+    /// Counts promotions.
+    pub timeline: u32,
+    /// How far the log is flushed.
+    pub position: Lsn,
+}
+
+/// Opens a replication connection for a moment and asks who answers: the only true test of whether this role may replicate, here and now.
+///
+/// # Errors
+/// The role lacks the right, no sender is free, something is in between that does not know replication, or the connection fails.
+pub async fn identify_system(
+    source: &PostgresSource,
+    application_name: &str,
+) -> Result<SystemIdentity, Error> {
+    let mut wire = Wire::connect(source, Purpose::Replication, application_name).await?;
+    let rows = wire.simple_query(Step::IdentifySystem, "IDENTIFY_SYSTEM").await?;
+    let field = |index: usize| rows.first().and_then(|row| row.get(index)).and_then(Option::as_deref);
+    let read = || {
+        Some(SystemIdentity {
+            system_identifier: field(0)?.parse().ok()?,
+            timeline: field(1)?.parse().ok()?,
+            position: field(2)?.parse().ok()?,
+        })
+    };
+    read().ok_or_else(|| Error::Protocol("an answer to IDENTIFY_SYSTEM that lacks something".to_owned()))
 }
 
 fn event(body: &[u8]) -> Result<ReplicationEvent<'_>, Error> {
@@ -147,7 +207,7 @@ fn event(body: &[u8]) -> Result<ReplicationEvent<'_>, Error> {
             let reply = body.get(17).ok_or_else(short)?;
             Ok(ReplicationEvent::Keepalive { end: position(1)?, reply_requested: *reply != 0 })
         }
-        Some(other) => Err(odd_tag(*other, "a change stream")),
+        Some(other) => Err(odd_tag(*other, Step::Stream)),
         None => Err(short()),
     }
 }

@@ -11,13 +11,18 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row};
 
-use crate::dial::dial;
-use crate::error::Error;
+use crate::dial::{dial, within_timeout};
+use crate::error::{Error, Step};
 use crate::quoting::{quote_identifier, quote_table};
-use crate::wire::{PINNED, UNLIMITED};
+use crate::wire::PINNED;
 
 /// How long a reader of ours is given to let go of a slot.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Statements here are short. One that waits longer than this for a lock says so and is tried again, in place of hanging; no other limit that
+/// the role may have applies.
+const LIMITS: [(&str, &str); 3] =
+    [("lock_timeout", "30s"), ("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
 
 /// A session for statements. It ends with this value.
 pub struct Session {
@@ -43,13 +48,8 @@ impl Session {
     /// # Errors
     /// Nobody answers, TLS or authentication fails.
     pub async fn connect(source: &PostgresSource, application_name: &str) -> Result<Self, Error> {
-        let stream = dial(source).await?;
-        let options: Vec<String> = PINNED
-            .iter()
-            .chain(&UNLIMITED)
-            .skip(1)
-            .map(|(name, value)| format!("-c {name}={value}"))
-            .collect();
+        let settings = PINNED.iter().filter(|(name, _)| *name != "client_encoding").chain(&LIMITS);
+        let options: Vec<String> = settings.map(|(name, value)| format!("-c {name}={value}")).collect();
         let mut config = tokio_postgres::Config::new();
         config
             .user(&source.username)
@@ -58,9 +58,11 @@ impl Session {
             .application_name(application_name)
             .options(options.join(" "))
             .ssl_mode(SslMode::Disable);
-        let what = "the connection";
-        let failed = |source| Error::Statement { what, source };
-        let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(failed)?;
+        let (client, connection) = within_timeout(source, async {
+            let stream = dial(source).await?;
+            config.connect_raw(stream, NoTls).await.map_err(|error| Error::of_session(Step::Connect, error))
+        })
+        .await?;
         let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a session at the source ended");
@@ -75,11 +77,14 @@ impl Session {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Error> {
-        self.client.query(sql, parameters).await.map_err(|source| Error::Statement { what, source })
+        self.client
+            .query(sql, parameters)
+            .await
+            .map_err(|error| Error::of_session(Step::Statement(what), error))
     }
 
     async fn run(&self, what: &'static str, sql: &str) -> Result<(), Error> {
-        self.client.batch_execute(sql).await.map_err(|source| Error::Statement { what, source })
+        self.client.batch_execute(sql).await.map_err(|error| Error::of_session(Step::Statement(what), error))
     }
 
     /// The cluster's own number, which no copy of it under the same address shares unless it is a standby (manual: "IDENTIFY_SYSTEM").
@@ -87,30 +92,53 @@ impl Session {
     /// # Errors
     /// The statement fails.
     pub async fn system_identifier(&self) -> Result<u64, Error> {
-        let what = "which cluster it is";
+        let what = "to say which cluster it is";
         let rows = self.rows(what, "SELECT system_identifier::text FROM pg_control_system()", &[]).await?;
         let text: String = column(&rows, what)?;
         text.parse().map_err(|_| Error::Protocol(format!("system identifier '{text}'")))
     }
 
-    /// Checks that the slot is there, is a logical one of pgoutput, and still has its place.
+    /// What the server says of a slot; `None` where there is none of that name.
     ///
     /// # Errors
-    /// [`Error::SlotMissing`], [`Error::SlotLost`], or the statement fails.
-    pub async fn require_usable_slot(&self, slot_name: &str) -> Result<(), Error> {
-        let what = "about the slot";
-        let sql = "SELECT coalesce(wal_status, ''), coalesce(plugin, '') FROM pg_replication_slots WHERE slot_name = $1";
+    /// The statement fails.
+    pub async fn slot_state(&self, slot_name: &str) -> Result<Option<SlotState>, Error> {
+        let what = "to tell about the slot";
+        let sql = "SELECT active, coalesce(wal_status, ''), coalesce(plugin, ''), coalesce(database = current_database(), false), \
+                     coalesce(restart_lsn::text, '0/0'), coalesce(confirmed_flush_lsn::text, '0/0') \
+                   FROM pg_replication_slots WHERE slot_name = $1";
         let rows = self.rows(what, sql, &[&slot_name]).await?;
-        let Some(row) = rows.first() else { return Err(Error::SlotMissing(slot_name.to_owned())) };
-        let (status, plugin) = (get::<String>(row, 0, what)?, get::<String>(row, 1, what)?);
-        let lost = |reason: String| Error::SlotLost { name: slot_name.to_owned(), reason };
-        if status == "lost" {
-            return Err(lost("its WAL was removed: wal_status is lost".to_owned()));
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(SlotState {
+            active: get(row, 0, what)?,
+            wal_status: get(row, 1, what)?,
+            plugin: get(row, 2, what)?,
+            of_this_database: get(row, 3, what)?,
+            restart: position(&get::<String>(row, 4, what)?)?,
+            confirmed_flush: position(&get::<String>(row, 5, what)?)?,
+        }))
+    }
+
+    /// Checks that the slot is there, is a logical one of pgoutput in this database, and still has its place.
+    ///
+    /// # Errors
+    /// [`Error::SlotMissing`], [`Error::SlotLost`], [`Error::SlotUnfit`], or the statement fails.
+    pub async fn require_usable_slot(&self, slot_name: &str) -> Result<(), Error> {
+        let name = slot_name.to_owned();
+        match self.slot_state(slot_name).await? {
+            None => Err(Error::SlotMissing(name)),
+            Some(slot) if slot.plugin != "pgoutput" => Err(Error::SlotUnfit {
+                name,
+                reason: format!("decodes with '{}', not with pgoutput", slot.plugin),
+            }),
+            Some(slot) if !slot.of_this_database => {
+                Err(Error::SlotUnfit { name, reason: "belongs to another database".to_owned() })
+            }
+            Some(slot) if slot.wal_status == "lost" => {
+                Err(Error::SlotLost { name, reason: "wal_status is lost".to_owned() })
+            }
+            Some(_) => Ok(()),
         }
-        if plugin != "pgoutput" {
-            return Err(lost(format!("it decodes with '{plugin}', not with pgoutput")));
-        }
-        Ok(())
     }
 
     /// Sees to it that nobody reads the slot: a reader of ours is ended, whoever started it; anybody else's is not.
@@ -118,7 +146,7 @@ impl Session {
     /// # Errors
     /// [`Error::SlotBusy`] where somebody else reads it or ours does not let go; or a statement fails.
     pub async fn release_slot(&self, slot_name: &str) -> Result<(), Error> {
-        let what = "who reads the slot";
+        let what = "to tell who reads the slot";
         let sql = "SELECT s.active_pid, coalesce(a.application_name, '') FROM pg_replication_slots s \
                    LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid \
                    WHERE s.slot_name = $1 AND s.active_pid IS NOT NULL";
@@ -155,9 +183,10 @@ impl Session {
     /// A right is missing, a table is gone, or the connection fails.
     pub async fn create_publication(&self, name: &str, tables: &[TableName]) -> Result<(), Error> {
         let (name, tables) = (quote_identifier(name), tables.iter().map(quote_table).collect::<Vec<_>>());
+        // Statements that are sent together are one transaction.
         let sql = format!(
-            "BEGIN; DROP PUBLICATION IF EXISTS {name}; \
-             CREATE PUBLICATION {name} FOR TABLE ONLY {} WITH (publish_via_partition_root = true); COMMIT",
+            "DROP PUBLICATION IF EXISTS {name}; \
+             CREATE PUBLICATION {name} FOR TABLE ONLY {} WITH (publish_via_partition_root = true)",
             tables.join(", ONLY ")
         );
         self.run("to make the publication", &sql).await
@@ -177,7 +206,7 @@ impl Session {
     /// # Errors
     /// The statement fails.
     pub async fn table_sizes(&self, tables: &[TableName]) -> Result<Vec<TableSize>, Error> {
-        let what = "how large the tables are";
+        let what = "to tell how large the tables are";
         let sql = "SELECT n.nspname, c.relname, \
                      CASE WHEN c.relkind = 'p' THEN 0 \
                           ELSE pg_relation_size(c.oid) / current_setting('block_size')::bigint END, \
@@ -211,11 +240,32 @@ impl Session {
     /// # Errors
     /// The statement fails.
     pub async fn current_lsn(&self) -> Result<Lsn, Error> {
-        let what = "where the log ends";
+        let what = "to tell where the log ends";
         let rows = self.rows(what, "SELECT pg_current_wal_lsn()::text", &[]).await?;
         let text: String = column(&rows, what)?;
-        text.parse().map_err(|error| Error::Protocol(format!("{error}")))
+        position(&text)
     }
+}
+
+/// What `pg_replication_slots` says of a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotState {
+    /// Somebody reads it.
+    pub active: bool,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: String,
+    /// The output plugin; empty for a physical slot.
+    pub plugin: String,
+    /// Whether it belongs to the database of the session that asked.
+    pub of_this_database: bool,
+    /// From where the log is kept.
+    pub restart: Lsn,
+    /// Up to where changes were acknowledged.
+    pub confirmed_flush: Lsn,
+}
+
+fn position(text: &str) -> Result<Lsn, Error> {
+    text.parse().map_err(|error| Error::Protocol(format!("{error}")))
 }
 
 /// A value of a row of our own statements.
@@ -224,7 +274,7 @@ pub(crate) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
     index: usize,
     what: &'static str,
 ) -> Result<T, Error> {
-    row.try_get(index).map_err(|source| Error::Statement { what, source })
+    row.try_get(index).map_err(|error| Error::of_session(Step::Statement(what), error))
 }
 
 /// The one value of the one row.

@@ -3,7 +3,7 @@
 use millrace_model::Lsn;
 use millrace_model::spec::PostgresSource;
 
-use crate::error::Error;
+use crate::error::{Error, Step};
 use crate::quoting::quote_identifier;
 use crate::wire::{Purpose, Wire};
 
@@ -31,7 +31,7 @@ impl SnapshotSession {
             "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT",
             quote_identifier(slot_name)
         );
-        let rows = wire.simple_query("the replication slot", &sql).await?;
+        let rows = wire.simple_query(Step::CreateSlot, &sql).await?;
         let field = |index: usize| {
             let field = rows.first().and_then(|row| row.get(index)).cloned().flatten();
             field.ok_or_else(|| Error::Protocol("a slot was made without telling where it begins".to_owned()))
@@ -49,8 +49,8 @@ impl SnapshotSession {
     pub async fn plain(source: &PostgresSource, application_name: &str) -> Result<Self, Error> {
         let mut wire = Wire::connect(source, Purpose::Session, application_name).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        wire.simple_query("a transaction", begin).await?;
-        let rows = wire.simple_query("the snapshot", "SELECT pg_export_snapshot()").await?;
+        wire.simple_query(Step::Begin, begin).await?;
+        let rows = wire.simple_query(Step::ExportSnapshot, "SELECT pg_export_snapshot()").await?;
         let name = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
         let name = name.ok_or_else(|| Error::Protocol("a snapshot without a name".to_owned()))?;
         Ok(Self { wire, name })

@@ -10,15 +10,10 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::dial::{Stream, dial};
-use crate::error::{Error, ServerError};
-
-/// The buffer's usual size: what a busy socket holds.
-const BUFFER: usize = 256 << 10;
-/// With less room than this the buffer is tidied before the next read.
-const LEAST_ROOM: usize = 64 << 10;
-/// PostgreSQL makes no message larger than its largest allocation, 1 GiB, and a little.
-const LARGEST_MESSAGE: usize = (1 << 30) + (1 << 16);
+pub use crate::buffer::Frame;
+use crate::buffer::ReadBuffer;
+use crate::dial::{Stream, dial, within_timeout};
+use crate::error::{Error, ServerError, Step};
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,29 +34,21 @@ pub const PINNED: [(&str, &str); 6] = [
     ("bytea_output", "hex"),
 ];
 
-/// Limits that a role or database may have set and that a long copy must not run into.
+/// Limits that a role or database may have set and that a long copy, or a session that holds a snapshot, must not run into.
 pub const UNLIMITED: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
+
+/// The same for limits that not every version knows, hence not in the startup message; and rows that security policies hide become an error
+/// in place of silence.
+const LIFT_LIMITS: &str = "SELECT set_config(name, CASE name WHEN 'row_security' THEN 'off' ELSE '0' END, false) \
+    FROM pg_catalog.pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout', 'row_security')";
 
 /// A connection that lends what it reads.
 #[derive(Debug)]
 pub struct Wire {
     stream: Stream,
-    buffer: Vec<u8>,
-    /// What is read and not yet taken: `buffer[start..end]`.
-    start: usize,
-    end: usize,
+    buffer: ReadBuffer,
     outgoing: BytesMut,
-}
-
-/// A message that is read whole: where it stands in the buffer, until the next [`Wire::fill`]. A place rather than a slice, so that a loop may
-/// go on after a message that it did not lend further.
-#[derive(Debug, Clone, Copy)]
-pub struct Frame {
-    /// Kind of message, as in the manual's list of formats.
-    pub tag: u8,
-    start: usize,
-    end: usize,
 }
 
 /// A row of a simple query's answer, in text.
@@ -77,12 +64,23 @@ impl Wire {
         purpose: Purpose,
         application_name: &str,
     ) -> Result<Self, Error> {
-        let stream = dial(source).await?;
+        within_timeout(source, async {
+            let mut wire = Self::authenticated(source, purpose, application_name).await?;
+            wire.buffer.trust();
+            wire.simple_query(Step::Session, LIFT_LIMITS).await?;
+            Ok(wire)
+        })
+        .await
+    }
+
+    async fn authenticated(
+        source: &PostgresSource,
+        purpose: Purpose,
+        application_name: &str,
+    ) -> Result<Self, Error> {
         let mut wire = Self {
-            stream,
-            buffer: vec![0; BUFFER],
-            start: 0,
-            end: 0,
+            stream: dial(source).await?,
+            buffer: ReadBuffer::new(),
             outgoing: BytesMut::with_capacity(256),
         };
         let mut parameters = vec![
@@ -107,7 +105,7 @@ impl Wire {
         loop {
             let frame = self.message().await?;
             match frame.tag {
-                b'E' => return Err(refused("the connection", self.body(frame))),
+                b'E' => return Err(refused(Step::Connect, self.body(frame))),
                 b'Z' => return Ok(()),
                 b'R' => {
                     let body = self.body(frame).to_vec();
@@ -168,7 +166,7 @@ impl Wire {
                 }
                 // ParameterStatus, BackendKeyData, NegotiateProtocolVersion, notices.
                 b'S' | b'K' | b'v' | b'N' => {}
-                other => return Err(odd_tag(other, "authentication")),
+                other => return Err(odd_tag(other, Step::Connect)),
             }
         }
     }
@@ -179,24 +177,13 @@ impl Wire {
     /// [`Error::Protocol`] where the length cannot be one.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
-        let Some(header) = self.buffer[self.start..self.end].first_chunk::<5>() else { return Ok(None) };
-        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
-        if !(4..=LARGEST_MESSAGE).contains(&length) {
-            return Err(Error::Protocol(format!("a message of {length} bytes")));
-        }
-        let tag = header[0];
-        if self.end - self.start < length + 1 {
-            return Ok(None);
-        }
-        let frame = Frame { tag, start: self.start + 5, end: self.start + 1 + length };
-        self.start = frame.end;
-        Ok(Some(frame))
+        self.buffer.next_frame()
     }
 
     /// What follows a message's length.
     #[inline]
     pub fn body(&self, frame: Frame) -> &[u8] {
-        &self.buffer[frame.start..frame.end]
+        self.buffer.body(frame)
     }
 
     /// Reads once, as much as the socket has and the buffer takes. Nothing is lost when it is dropped before it ends.
@@ -204,44 +191,18 @@ impl Wire {
     /// # Errors
     /// The connection broke or was closed.
     pub async fn fill(&mut self) -> Result<(), Error> {
-        self.make_room();
-        let read = self.stream.read(&mut self.buffer[self.end..]).await.map_err(Error::Broken)?;
+        let read = self.stream.read(self.buffer.room()).await.map_err(Error::Broken)?;
         if read == 0 {
             return Err(Error::Closed);
         }
-        self.end += read;
+        self.buffer.filled(read);
         Ok(())
     }
 
-    /// Bytes that are read and not yet taken, and room for one large message: what this connection holds of a memory budget.
+    /// Bytes of memory that reading takes at present: what this connection holds of a memory budget. More than usual after a message that is larger than the
+    /// buffer, until that is taken.
     pub fn held(&self) -> usize {
-        self.buffer.len()
-    }
-
-    fn make_room(&mut self) {
-        let waiting = self.end - self.start;
-        if waiting == 0 {
-            (self.start, self.end) = (0, 0);
-            if self.buffer.len() > 4 * BUFFER {
-                // One large value must not keep its memory for ever.
-                self.buffer = vec![0; BUFFER];
-            }
-            return;
-        }
-        // A message that is larger than the buffer says so in its header.
-        let header = self.buffer[self.start..self.end].first_chunk::<5>();
-        let length = header
-            .map_or(0, |header| u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize);
-        let needed = (length + 1).min(LARGEST_MESSAGE);
-        if self.buffer.len() - self.end >= LEAST_ROOM && self.buffer.len() - self.start >= needed {
-            return;
-        }
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, waiting);
-        let wanted = needed.max(waiting + LEAST_ROOM);
-        if self.buffer.len() < wanted {
-            self.buffer.resize(wanted.next_multiple_of(BUFFER), 0);
-        }
+        self.buffer.capacity()
     }
 
     /// Waits for the next message.
@@ -274,7 +235,7 @@ impl Wire {
     ///
     /// # Errors
     /// The server refuses, or the connection breaks.
-    pub async fn simple_query(&mut self, what: &'static str, sql: &str) -> Result<Vec<TextRow>, Error> {
+    pub async fn simple_query(&mut self, step: Step, sql: &str) -> Result<Vec<TextRow>, Error> {
         frontend::query(sql, &mut self.outgoing).map_err(unsendable)?;
         self.flush().await?;
         let (mut rows, mut failure) = (Vec::new(), None);
@@ -282,11 +243,11 @@ impl Wire {
             let frame = self.message().await?;
             match frame.tag {
                 b'Z' => return failure.map_or(Ok(rows), Err),
-                b'E' => failure = Some(refused(what, self.body(frame))),
+                b'E' => failure = Some(refused(step, self.body(frame))),
                 b'T' => rows.clear(),
                 b'D' => rows.push(text_row(self.body(frame))?),
                 b'C' | b'I' | b'N' | b'S' => {}
-                other => return Err(odd_tag(other, what)),
+                other => return Err(odd_tag(other, step)),
             }
         }
     }
@@ -295,7 +256,7 @@ impl Wire {
     ///
     /// # Errors
     /// The server refuses, or the connection breaks.
-    pub async fn begin_copy(&mut self, what: &'static str, sql: &str, expected: u8) -> Result<(), Error> {
+    pub async fn begin_copy(&mut self, step: Step, sql: &str, expected: u8) -> Result<(), Error> {
         frontend::query(sql, &mut self.outgoing).map_err(unsendable)?;
         self.flush().await?;
         loop {
@@ -303,12 +264,12 @@ impl Wire {
             match frame.tag {
                 tag if tag == expected => return Ok(()),
                 b'E' => {
-                    let error = refused(what, self.body(frame));
-                    self.until_ready().await?;
+                    let error = refused(step, self.body(frame));
+                    self.until_ready(step).await?;
                     return Err(error);
                 }
                 b'N' | b'S' => {}
-                other => return Err(odd_tag(other, what)),
+                other => return Err(odd_tag(other, step)),
             }
         }
     }
@@ -317,13 +278,13 @@ impl Wire {
     ///
     /// # Errors
     /// The server reports an error on the way, or the connection breaks.
-    pub async fn until_ready(&mut self) -> Result<(), Error> {
+    pub async fn until_ready(&mut self, step: Step) -> Result<(), Error> {
         let mut failure = None;
         loop {
             let frame = self.message().await?;
             match frame.tag {
                 b'Z' => return failure.map_or(Ok(()), Err),
-                b'E' => failure = Some(refused("to finish", self.body(frame))),
+                b'E' => failure = Some(refused(step, self.body(frame))),
                 _ => {}
             }
         }
@@ -333,7 +294,7 @@ impl Wire {
     pub async fn closed(&mut self) -> Error {
         loop {
             match self.message().await {
-                Ok(frame) if frame.tag == b'E' => return refused("to keep the session", self.body(frame)),
+                Ok(frame) if frame.tag == b'E' => return refused(Step::Session, self.body(frame)),
                 Ok(_) => {}
                 Err(error) => return error,
             }
@@ -342,7 +303,7 @@ impl Wire {
 }
 
 /// An `ErrorResponse` as an error.
-pub(crate) fn refused(what: &'static str, body: &[u8]) -> Error {
+pub(crate) fn refused(step: Step, body: &[u8]) -> Error {
     let mut error = ServerError {
         code: String::new(),
         message: String::new(),
@@ -360,11 +321,11 @@ pub(crate) fn refused(what: &'static str, body: &[u8]) -> Error {
             _ => {}
         }
     }
-    Error::Refused { what, source: error }
+    Error::Refused { step, source: error }
 }
 
-pub(crate) fn odd_tag(tag: u8, during: &str) -> Error {
-    Error::Protocol(format!("message '{}' during {during}", tag.escape_ascii()))
+pub(crate) fn odd_tag(tag: u8, step: Step) -> Error {
+    Error::Protocol(format!("message '{}' where none belongs: {step}", tag.escape_ascii()))
 }
 
 fn odd(what: &str) -> Error {
@@ -412,13 +373,13 @@ mod tests {
         #[test]
         fn no_bytes_make_a_row_panic(bytes: Vec<u8>) {
             let _ = text_row(&bytes);
-            let _ = refused("it", &bytes);
+            let _ = refused(Step::Copy, &bytes);
         }
     }
 
     #[test]
     fn an_error_response_is_read_by_its_fields() {
-        let Error::Refused { source, .. } = refused("it", b"SERROR\0C42501\0Mno\0Dwhy\0Hdo\0\0") else {
+        let Error::Refused { source, .. } = refused(Step::Copy, b"SERROR\0C42501\0Mno\0Dwhy\0Hdo\0\0") else {
             panic!()
         };
         assert_eq!((source.code.as_str(), source.message.as_str()), ("42501", "no"));
