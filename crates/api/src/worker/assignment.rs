@@ -48,7 +48,11 @@ fn write_work(work: &Work) -> WireWork {
                 SlotRequest::Existing { name } => (name.clone(), false),
                 SlotRequest::None => (String::new(), false),
             };
-            WireWork::Snapshot(wire::SnapshotWork { create_slot, slot_name, tables: table::write_all(tables) })
+            WireWork::Snapshot(wire::SnapshotWork {
+                create_slot,
+                slot_name,
+                tables: table::write_all(tables),
+            })
         }
         Work::Copy { table, snapshot_name, partition, range, destination } => {
             WireWork::Copy(wire::CopyWork {
