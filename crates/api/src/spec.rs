@@ -119,7 +119,6 @@ impl From<&PipeSettings> for wire::PipeSettings {
                 is_deleted: settings.metadata_columns.is_deleted.clone(),
                 synced_at: settings.metadata_columns.synced_at.clone(),
             }),
-            delete_on_merge: Some(settings.delete_on_merge),
         }
     }
 }
@@ -432,7 +431,6 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
         replication_slot_name,
         allow_nullable_columns: settings.allow_nullable_columns.unwrap_or(defaults.allow_nullable_columns),
         metadata_columns,
-        delete_on_merge: settings.delete_on_merge.unwrap_or(defaults.delete_on_merge),
     })
 }
 

@@ -118,8 +118,8 @@ pub fn no_worker() -> Status {
 }
 
 /// `DEADLINE_EXCEEDED`: the worker that was asked did not answer in time.
-pub fn worker_silent(worker: &str) -> Status {
-    let message = format!("worker '{worker}' did not answer in time");
+pub fn worker_silent() -> Status {
+    let message = "the worker that was asked did not answer in time";
     status(
         Code::DeadlineExceeded,
         reason::WORKER_SILENT,

@@ -28,7 +28,7 @@ fn every_status_tells_why_and_what_to_do() {
         status::illegal_command("shop", "resume", "Snapshot", &["pause", "delete"]),
         status::checks_failed(&problems),
         status::no_worker(),
-        status::worker_silent("w1"),
+        status::worker_silent(),
         status::internal("the catalog cannot be read"),
         Status::unavailable("tcp connect error"),
         Status::new(Code::Unimplemented, ""),

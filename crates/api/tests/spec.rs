@@ -62,9 +62,9 @@ fn settings() -> impl Strategy<Value = PipeSettings> {
     (
         (1..=3_600_000_u64, 1..u32::MAX, any::<u32>(), 1..u32::MAX, 1000..u32::MAX, 1..u32::MAX),
         (proptest::option::of(text()), proptest::option::of("[a-z_0-9]{1,63}")),
-        (any::<bool>(), any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>()),
     )
-        .prop_map(|(numbers, (publication_name, replication_slot_name), (nullable, merge, peerdb))| {
+        .prop_map(|(numbers, (publication_name, replication_slot_name), (nullable, peerdb))| {
             PipeSettings {
                 sync_interval: Duration::from_millis(numbers.0),
                 pull_batch_size: numbers.1,
@@ -80,7 +80,6 @@ fn settings() -> impl Strategy<Value = PipeSettings> {
                 } else {
                     MetadataColumns::millrace()
                 },
-                delete_on_merge: merge,
             }
         })
 }

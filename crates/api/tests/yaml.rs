@@ -111,7 +111,6 @@ fn every_setting_arrives() {
         replication_slot_name: Some("my_slot".to_owned()),
         allow_nullable_columns: false,
         metadata_columns: MetadataColumns::peerdb(),
-        delete_on_merge: true,
     };
     assert_eq!(spec.settings, expected);
 }

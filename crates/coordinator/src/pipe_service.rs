@@ -80,7 +80,7 @@ impl<C: Catalog> Pipes<C> {
         let request = Inspection { subject, trace: millrace_telemetry::inject_current() };
         self.inputs.send(Input::Inspect { request, reply }).await.map_err(|_| status::shutting_down())?;
         match tokio::time::timeout(self.inspection, answer).await {
-            Err(_) => Err(status::worker_silent("any")),
+            Err(_) => Err(status::worker_silent()),
             Ok(Err(_)) => Err(status::shutting_down()),
             Ok(Ok(inspected)) => Ok(inspected.ok()),
         }

@@ -113,7 +113,7 @@ impl MetadataColumns {
 pub struct PipeSettings {
     /// Longest time a committed change waits before it is sent; batches close earlier when the destination is free.
     pub sync_interval: Duration,
-    /// Most rows in one insert of the stream, at least 1.
+    /// Rows at which a batch of the stream is closed, over all tables, at least 1; it may be exceeded by what one read brought.
     pub pull_batch_size: u32,
     /// Partitions of one table that are read at a time; 0 is as many as the fleet and `max_source_connections` allow.
     pub initial_load_parallelism: u32,
@@ -131,9 +131,6 @@ pub struct PipeSettings {
     pub allow_nullable_columns: bool,
     /// Names of the metadata columns.
     pub metadata_columns: MetadataColumns,
-    /// Whether the destination drops deleted rows when it merges: the engine then takes version and deleted flag. Otherwise it
-    /// takes the version alone, and queries filter on the flag.
-    pub delete_on_merge: bool,
 }
 
 impl Default for PipeSettings {
@@ -149,7 +146,6 @@ impl Default for PipeSettings {
             replication_slot_name: None,
             allow_nullable_columns: true,
             metadata_columns: MetadataColumns::millrace(),
-            delete_on_merge: false,
         }
     }
 }

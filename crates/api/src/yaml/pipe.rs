@@ -143,6 +143,7 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
     reader.default_only(&mut section, "truncate", "propagate", &["ignore"]);
     reader.default_only(&mut section, "outOfRange", "clamp", &["null", "stop"]);
     reader.default_only(&mut section, "newTables", "ignore", &["include"]);
+    delete_on_merge(reader, &mut section);
     max_held_wal(reader, &mut section);
     Some(wire::PipeSettings {
         sync_interval: reader.duration(&mut section, "syncInterval").map(time::duration),
@@ -155,8 +156,18 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
         replication_slot_name: reader.text(&mut section, "replicationSlotName"),
         allow_nullable_columns: reader.boolean(&mut section, "allowNullableColumns"),
         metadata_columns: section.take("metadataColumns").and_then(|given| metadata_columns(reader, given)),
-        delete_on_merge: reader.boolean(&mut section, "deleteOnMerge"),
     })
+}
+
+/// The engine takes version and deleted flag in this release, which is what `true` asks for.
+fn delete_on_merge(reader: &mut Reader<'_>, section: &mut Section) {
+    let Some(given) = section.take("deleteOnMerge") else { return };
+    if reader.given_boolean(&given) == Some(false) {
+        reader.refuse(
+            &given,
+            "'false' is not supported by this release; expected true, or leave it out".to_owned(),
+        );
+    }
 }
 
 fn max_held_wal(reader: &mut Reader<'_>, section: &mut Section) {

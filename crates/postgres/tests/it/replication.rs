@@ -121,15 +121,19 @@ async fn names_that_need_quotes_and_several_publications_work() {
 async fn a_status_can_be_sent_while_nothing_is_read_and_the_server_waits_to_write() {
     let server = Server::with(&[("wal_sender_timeout", "1s")]).await;
     prepare(&server).await;
-    let mut stream = open(&server).await.unwrap();
     server.run("INSERT INTO items SELECT n, repeat('x', 1000) FROM generate_series(1, 50000) n").await;
+    let mut stream = open(&server).await.unwrap();
     let blocked =
-        "SELECT wait_event = 'WalSenderWriteData' FROM pg_stat_activity WHERE backend_type = 'walsender'";
-    server.until(blocked).await;
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(3) {
+        "(SELECT wait_event = 'WalSenderWriteData' FROM pg_stat_activity WHERE backend_type = 'walsender')";
+    // Three times as long as the server waits for a word of ours, counted from when it can write no more.
+    let (began, mut since) = (Instant::now(), None::<Instant>);
+    while since.is_none_or(|since| since.elapsed() < Duration::from_secs(3)) {
         stream.send_status(Lsn::ZERO, Lsn::ZERO, Lsn::ZERO, false).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        if since.is_none() && server.value(blocked).await == "true" {
+            since = Some(Instant::now());
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "the server never waited");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(server.value(ACTIVE).await, "true");
     let (kinds, _) = commits(&mut stream, 1).await.unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use millrace_model::work::Outcome;
 use millrace_model::{Epoch, PipeId, PipeSpec, Problem, Recovery};
+use millrace_postgres::quoting::{quote_identifier, quote_literal};
 use millrace_postgres::{Session, classify};
 
 use super::Ending;
@@ -69,7 +70,7 @@ pub(crate) async fn tear_down(
             Err(problem) => Err(problem.clone()),
         };
         if let Err(why) = dropped {
-            let statement = format!("SELECT pg_drop_replication_slot('{name}')");
+            let statement = format!("SELECT pg_drop_replication_slot({})", quote_literal(name));
             left_behind.push(leftover(format!("slot {name}"), &why, statement));
         }
     }
@@ -79,7 +80,7 @@ pub(crate) async fn tear_down(
             Err(problem) => Err(problem.clone()),
         };
         if let Err(why) = dropped {
-            let statement = format!("DROP PUBLICATION {name}");
+            let statement = format!("DROP PUBLICATION {}", quote_identifier(name));
             left_behind.push(leftover(format!("publication {name}"), &why, statement));
         }
     }
