@@ -155,7 +155,7 @@ fn assignment(work: Work) -> Assignment {
 }
 
 fn reports() -> Vec<Report> {
-    let sizes = vec![TableSize { table: orders(), pages: 8, estimated_rows: 9 }];
+    let sizes = vec![TableSize { table: orders(), pages: 8, estimated_rows: 9, file_node: 7 }];
     let stream = StreamProgress {
         durable: Lsn(1),
         source: Lsn(2),

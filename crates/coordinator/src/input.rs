@@ -51,8 +51,8 @@ pub(crate) enum Rejection {
     NotFound(String),
     #[error("a pipe named '{0}' exists with another specification")]
     Differs(String),
-    #[error(transparent)]
-    Refused(#[from] Refusal),
+    #[error("pipe '{name}': {refusal}")]
+    Refused { name: String, refusal: Refusal },
     #[error("the decision could not be stored: {0}")]
     Storage(String),
 }

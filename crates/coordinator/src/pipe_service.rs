@@ -69,9 +69,8 @@ impl<C: Catalog> Pipes<C> {
 
     async fn command(&self, name: String, command: Command) -> Result<pb::Pipe, Status> {
         let trace = millrace_telemetry::inject_current();
-        let shown = name.clone();
-        let view = self.ask(|reply| Input::Command { name, command, trace, reply }).await;
-        view.map(|view| view.pipe.clone()).map_err(|status| named(status, &shown))
+        let view = self.ask(|reply| Input::Command { name, command, trace, reply }).await?;
+        Ok(view.pipe.clone())
     }
 
     /// Lets a worker look. `None` where there is none.
@@ -108,7 +107,7 @@ fn rejected(rejection: Rejection) -> Status {
     match rejection {
         Rejection::NotFound(name) => status::pipe_not_found(&name),
         Rejection::Differs(name) => status::pipe_exists(&name, &[]),
-        Rejection::Refused(refusal) => refused("", &refusal),
+        Rejection::Refused { name, refusal } => refused(&name, &refusal),
         Rejection::Storage(error) => status::status(
             tonic::Code::Unavailable,
             "CATALOG_UNAVAILABLE",
@@ -128,21 +127,6 @@ fn refused(name: &str, refusal: &Refusal) -> Status {
     };
     let legal: Vec<&str> = legal.iter().map(String::as_str).collect();
     status::illegal_command(name, &command.to_string(), &state, &legal)
-}
-
-/// Puts the pipe's name into a refusal, which the reconciler does not repeat.
-fn named(refusal: Status, name: &str) -> Status {
-    if refusal.message().contains("''") {
-        let message = refusal.message().replace("''", &format!("'{name}'"));
-        let details = refusal.details().to_vec().into();
-        return Status::with_details_and_metadata(
-            refusal.code(),
-            message,
-            details,
-            refusal.metadata().clone(),
-        );
-    }
-    refusal
 }
 
 fn spec(spec: Option<pb::PipeSpec>) -> Result<PipeSpec, Status> {

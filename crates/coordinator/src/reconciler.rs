@@ -140,7 +140,7 @@ impl<C: Catalog> Reconciler<C> {
                     return answer(reply, Err(Rejection::NotFound(name)));
                 };
                 if let Err(refusal) = pipe.aggregate.command(command, now()) {
-                    return answer(reply, Err(refusal.into()));
+                    return answer(reply, Err(Rejection::Refused { name, refusal }));
                 }
                 pipe.memory.trace = trace;
                 pipe.memory.trouble.clear();

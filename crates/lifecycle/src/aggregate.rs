@@ -298,7 +298,7 @@ impl PipeAggregate {
         let position = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         Some(PipeChanges {
             expected_version,
-            pipe: Some(self.pipe.clone()),
+            pipe: pipe.then(|| self.pipe.clone()),
             tables: tables.into_iter().map(|index| (position(index), self.tables[index].clone())).collect(),
             partitions: partitions
                 .into_iter()

@@ -6,7 +6,7 @@ use millrace_model::{Epoch, Problem, Recovery, Timestamp, WorkerId};
 
 use crate::aggregate::{Order, PipeAggregate};
 use crate::pipe::{PipeEvent, PipeState};
-use crate::record::{Actor, Copied, PartitionRecord, SlotRecord, SnapshotRecord, Task};
+use crate::record::{Actor, Copied, PartitionRecord, SlotRecord, SnapshotRecord, TableRecord, Task};
 use crate::table::{TableEvent, TableState};
 
 /// The report names an assignment that does not stand, or stands with another worker, or is of another kind. It changed nothing.
@@ -87,7 +87,7 @@ impl PipeAggregate {
                 }
                 self.pipe.snapshot = Some(SnapshotRecord { epoch, name: snapshot_name });
                 self.touch_pipe();
-                self.cut_tables(&sizes);
+                self.cut_tables(&sizes, worker, now);
                 Some(())
             }
             (Task::Copy { .. }, Progress::Copy { .. }) => Some(()),
@@ -227,8 +227,8 @@ impl PipeAggregate {
         }
     }
 
-    /// Cuts every table that was not cut yet.
-    fn cut_tables(&mut self, sizes: &[TableSize]) {
+    /// Cuts every table that was not cut yet; one that could not be measured is set aside.
+    fn cut_tables(&mut self, sizes: &[TableSize], worker: &WorkerId, now: Timestamp) {
         let rows_per_partition = self.pipe.spec.settings.snapshot_rows_per_partition;
         for size in sizes {
             let Some(index) = self.table_index(&size.table) else { continue };
@@ -242,7 +242,23 @@ impl PipeAggregate {
             self.set_partitions(index, partitions.collect());
             self.tables[index].cut = true;
             self.tables[index].rows_estimated = size.estimated_rows;
+            if let Some(definition) = &mut self.tables[index].definition {
+                definition.file_node = size.file_node;
+            }
             self.touch_table(index);
+        }
+        // Without partitions it would wait for ever, and the pipe with it.
+        let unmeasured = |table: &TableRecord| !table.cut && table.state != TableState::SetAside;
+        let gone: Vec<usize> =
+            (0..self.tables.len()).filter(|index| unmeasured(&self.tables[*index])).collect();
+        for index in gone {
+            let problem = Problem::operator(
+                "SOURCE_TABLE_MISSING",
+                "the table went away between the checks and the copy",
+                "bring it back under its name, or leave it out, and make the pipe anew",
+            );
+            let problem = problem.of_table(&self.tables[index].source);
+            self.set_aside(index, problem, worker, now);
         }
     }
 
@@ -259,7 +275,7 @@ impl PipeAggregate {
         if self.pipe.state != PipeState::Snapshot {
             return;
         }
-        let copied = |table: &crate::record::TableRecord| {
+        let copied = |table: &TableRecord| {
             matches!(table.state, TableState::CatchingUp | TableState::Streaming | TableState::Completed)
         };
         // A snapshot-only pipe with a table set aside is not complete (rulings 11).

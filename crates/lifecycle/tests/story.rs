@@ -138,6 +138,7 @@ impl Story {
             table: table.source.clone(),
             pages: 384,
             estimated_rows: 3000,
+            file_node: 2,
         });
         let sizes = sizes.collect();
         let ready = Progress::SnapshotReady { snapshot_name: name.into(), consistent_point: Lsn(100), sizes };
@@ -351,4 +352,28 @@ fn settings_limit_copies_at_a_time() {
     assert_eq!(limited(2, 2, 8), [copies("orders", &[0, 1]), copies("items", &[0, 1])].concat().join(", "));
     assert_eq!(limited(2, 0, 4), [copies("orders", &[0, 1, 2]), copies("items", &[0])].concat().join(", "));
     assert_eq!(limited(1, 1, 8), copies("orders", &[0]).join(", "));
+}
+
+#[test]
+fn the_copy_is_bound_to_the_file_that_was_measured() {
+    let mut story = Story::new(ReplicationMode::Cdc, &["orders"]);
+    story.provision();
+    story.open_snapshot("s-1");
+    let (table, _, _) = story.pipe.tables().next().unwrap();
+    assert_eq!(table.definition.as_ref().unwrap().file_node, 2, "not that of the checks before");
+}
+
+#[test]
+fn a_table_that_went_away_before_it_was_measured_is_set_aside() {
+    let mut story = Story::new(ReplicationMode::Cdc, &["orders", "items"]);
+    story.provision();
+    story.place();
+    let items = TableName::new("public", "items");
+    let sizes = vec![TableSize { table: items, pages: 384, estimated_rows: 3000, file_node: 2 }];
+    let ready = Progress::SnapshotReady { snapshot_name: "s-1".into(), consistent_point: Lsn(100), sizes };
+    story.report(&Task::Snapshot, Report::Progress(ready));
+    let states: Vec<TableState> = story.pipe.tables().map(|(table, _, _)| table.state).collect();
+    assert_eq!(states, [TableState::SetAside, TableState::Waiting]);
+    story.copy_everything();
+    assert_eq!(story.pipe.pipe().state, PipeState::Running);
 }

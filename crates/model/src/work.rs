@@ -139,6 +139,8 @@ pub struct TableSize {
     pub pages: u32,
     /// Rows as the planner believes; 0 where unknown.
     pub estimated_rows: u64,
+    /// `pg_relation_filenode` of the file that was measured; 0 for a partitioned table. Page ranges hold for this file alone.
+    pub file_node: u32,
 }
 
 /// How far a piece of work is. The newest replaces those before it; none has to arrive save `SnapshotReady`.

@@ -47,6 +47,7 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
     ("SOURCE_REPLICA_IDENTITY_MISSING", "Updates and deletes of a table cannot be published."),
     ("SOURCE_ROWS_HIDDEN", "Row-level security would hide rows from the role."),
     ("SOURCE_TABLE_MISSING", "A table or column does not exist (any more)."),
+    ("SOURCE_TABLE_REWRITTEN", "A table was rewritten or replaced in the middle of its copy."),
     ("SOURCE_TABLE_UNLOGGED", "The changes of an unlogged or temporary table are not in the log."),
     ("SOURCE_TLS_FAILED", "No encrypted connection as tls.mode wants it could be made."),
     ("SOURCE_UNREACHABLE", "No connection to PostgreSQL: name, port, firewall, time-out; tried again."),
@@ -84,6 +85,11 @@ pub fn classify(error: &Error) -> Problem {
             "SLOT_UNFIT",
             message,
             "give the pipe a slot of its own (settings.replicationSlotName)",
+        ),
+        Error::Rewritten => Problem::operator(
+            "SOURCE_TABLE_REWRITTEN",
+            message,
+            "make the pipe anew, and leave VACUUM FULL, CLUSTER and ALTER TABLE until the copy is done",
         ),
         Error::SlotBusy { .. } => Problem::transient(
             "SLOT_BUSY",

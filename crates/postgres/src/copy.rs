@@ -61,6 +61,34 @@ impl CopyReader {
         self.wire.simple_query(Step::ImportSnapshot, &import).await.map(drop)
     }
 
+    /// Checks that ranges of the definition's pages still mean what they meant when the table was measured, and holds the table in place until the
+    /// transaction ends: whatever rewrites it (VACUUM FULL, CLUSTER, most changes of a type) must wait for the lock that reading takes.
+    ///
+    /// A table that shows no row under the snapshot may have been truncated. That is fine, since there is nothing to miss, and the stream brings the truncation.
+    ///
+    /// # Errors
+    /// [`Error::Rewritten`], or the statement fails.
+    pub async fn hold_in_place(&mut self, definition: &TableDefinition) -> Result<(), Error> {
+        if definition.file_node == 0 {
+            return Ok(());
+        }
+        let table = quote_table(&definition.name);
+        // LIMIT 0 reads nothing; naming the table takes the lock, before the function looks.
+        let sql =
+            format!("SELECT pg_relation_filenode({}), (SELECT 1 FROM ONLY {table} LIMIT 0)", definition.oid);
+        let rows = self.wire.simple_query(Step::FindFile, &sql).await?;
+        let found = rows.first().and_then(|row| row.first()).cloned().flatten();
+        if found == Some(definition.file_node.to_string()) {
+            return Ok(());
+        }
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM ONLY {table})");
+        let rows = self.wire.simple_query(Step::FindFile, &sql).await?;
+        match rows.first().and_then(|row| row.first()).cloned().flatten().as_deref() {
+            Some("f") => Ok(()),
+            _ => Err(Error::Rewritten),
+        }
+    }
+
     /// Begins a copy, `COPY ... TO STDOUT (FORMAT binary)`.
     ///
     /// # Errors

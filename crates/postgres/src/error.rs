@@ -34,6 +34,8 @@ pub enum Step {
     CreateSlot,
     /// `IDENTIFY_SYSTEM`
     IdentifySystem,
+    /// Whether the table stands where it was measured.
+    FindFile,
     /// `COPY`
     Copy,
     /// `START_REPLICATION`, until the stream is open.
@@ -54,6 +56,7 @@ impl fmt::Display for Step {
             Self::ExportSnapshot => "to export a snapshot",
             Self::CreateSlot => "to create the replication slot",
             Self::IdentifySystem => "to say which cluster it is",
+            Self::FindFile => "to say where the table stands",
             Self::Copy => "to copy",
             Self::StartStream => "to start the change stream",
             Self::Stream => "to go on with the change stream",
@@ -126,6 +129,9 @@ pub enum Error {
         /// How it differs.
         reason: String,
     },
+    /// The table's rows stand in another file than the one whose pages were divided: ranges of pages mean nothing any more.
+    #[error("the table was rewritten or replaced while it was being copied")]
+    Rewritten,
     /// Somebody else reads the slot.
     #[error("replication slot {name} is being read by {holder}")]
     SlotBusy {

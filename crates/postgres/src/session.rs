@@ -215,7 +215,8 @@ impl Session {
                                  ELSE greatest(l.reltuples, 0) END)::bigint \
                                FROM pg_class l \
                                WHERE l.oid = c.oid AND c.relkind <> 'p' \
-                                  OR c.relkind = 'p' AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)), 0) \
+                                  OR c.relkind = 'p' AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)), 0), \
+                     coalesce(pg_relation_filenode(c.oid), 0) \
                    FROM unnest($1::text[], $2::text[]) AS wanted(schema, name) \
                    JOIN pg_namespace n ON n.nspname = wanted.schema \
                    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name";
@@ -230,6 +231,7 @@ impl Session {
                     table,
                     pages: u32::try_from(pages).unwrap_or(u32::MAX),
                     estimated_rows: u64::try_from(rows).unwrap_or(0),
+                    file_node: get(row, 4, what)?,
                 })
             })
             .collect()

@@ -96,7 +96,7 @@ impl Worker {
                 () = leave.cancelled(), if leaving.is_none() => Happening::Leave,
                 () = tokio::time::sleep_until(leaving.unwrap_or_else(Instant::now)), if leaving.is_some() => Happening::GaveUpWaiting,
                 // 2. The sign of life comes before what may take long to say.
-                _ = heartbeat.tick(), if link.is_some() => Happening::Beat,
+                _ = heartbeat.tick() => Happening::Beat,
                 // 3. Orders come before reports: a revoked task's report is not worth sending.
                 heard = hear(&mut link), if link.is_some() => Happening::Heard(Box::new(heard)),
                 dialled = &mut dialling, if link.is_none() => Happening::Dialled(Box::new(dialled)),

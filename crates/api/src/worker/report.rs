@@ -39,6 +39,7 @@ fn write_progress(progress: &Progress) -> WireProgress {
                 table: size.table.to_string(),
                 pages: size.pages,
                 estimated_rows: size.estimated_rows,
+                file_node: size.file_node,
             };
             WireProgress::Snapshot(wire::SnapshotReady {
                 snapshot_name: snapshot_name.clone(),
@@ -112,6 +113,7 @@ fn read_snapshot(ready: wire::SnapshotReady) -> Result<Progress, ProtocolError> 
             table: table(&format!("sizes[{index}].table"), &size.table)?,
             pages: size.pages,
             estimated_rows: size.estimated_rows,
+            file_node: size.file_node,
         })
     };
     Ok(Progress::SnapshotReady {

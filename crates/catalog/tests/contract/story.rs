@@ -173,6 +173,7 @@ impl Story {
             table: table.source.clone(),
             pages,
             estimated_rows,
+            file_node: 2,
         });
         let sizes = sizes.collect();
         let ready =

@@ -260,3 +260,40 @@ async fn a_copy_that_breaks_says_why_and_one_that_is_dropped_leaves_nothing_behi
     assert!(matches!(&error, Error::Refused { source, .. } if source.code == "22012"), "{error:?}");
     assert_eq!((rows, classify(&error).recovery), (999, Recovery::Operator));
 }
+
+#[tokio::test]
+async fn a_table_that_is_rewritten_between_two_ranges_is_noticed_and_one_that_is_truncated_is_fine() {
+    let server = Server::start().await;
+    server
+        .run(
+            "CREATE TABLE items (id int); INSERT INTO items SELECT generate_series(1, 50000); \
+             CREATE TABLE emptied (id int); INSERT INTO emptied SELECT generate_series(1, 50000); ANALYZE",
+        )
+        .await;
+    let (items, emptied) =
+        (definition(&server, "public.items").await, definition(&server, "public.emptied").await);
+    let snapshot = SnapshotSession::plain(&server.source(), APPLICATION).await.unwrap();
+    let open = async || {
+        let mut reader = CopyReader::connect(&server.source(), APPLICATION).await.unwrap();
+        reader.begin_at_snapshot(snapshot.name()).await.unwrap();
+        reader
+    };
+    let mut reader = open().await;
+    reader.hold_in_place(&items).await.unwrap();
+    reader.hold_in_place(&emptied).await.unwrap();
+
+    // While it is held, nothing can rewrite it.
+    let client = server.client().await;
+    let blocked = client.batch_execute("SET lock_timeout = '100ms'; LOCK TABLE items").await.unwrap_err();
+    assert_eq!(blocked.code().map(|state| state.code()), Some("55P03"));
+    drop(reader);
+
+    server.run("DELETE FROM items WHERE id % 2 = 0").await;
+    server.run("VACUUM FULL items").await;
+    server.run("TRUNCATE emptied").await;
+    let mut reader = open().await;
+    let rewritten = reader.hold_in_place(&items).await.unwrap_err();
+    assert!(matches!(rewritten, Error::Rewritten));
+    assert_eq!(classify(&rewritten).code, "SOURCE_TABLE_REWRITTEN");
+    reader.hold_in_place(&emptied).await.unwrap();
+}

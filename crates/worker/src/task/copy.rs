@@ -95,6 +95,7 @@ pub(crate) async fn run(copy: Copy, shared: &Shared, reporter: &Reporter) -> End
     };
     let planned = tables::plan(&copy.spec, &copy.table, &destination, copy.destination)?;
     let sql = copy_query(&copy.table, copy.range, &copies_as_text);
+    reader.hold_in_place(&copy.table).await.map_err(|error| of_table(&error, &copy.table))?;
     reader.start(&sql).await.map_err(|error| of_table(&error, &copy.table))?;
     let transfer = Transfer::new(&copy, &planned, &destination, shared);
     let (rows, bytes) = transfer.run(&mut reader, reporter).await?;

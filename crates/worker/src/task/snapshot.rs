@@ -1,6 +1,6 @@
 //! Making the slot and holding the snapshot under which partitions are read.
 
-use millrace_model::work::{Progress, SlotRequest, TableSize};
+use millrace_model::work::{Progress, Report, SlotRequest, TableSize};
 use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableDefinition};
 use millrace_postgres::{SnapshotSession, classify};
 
@@ -37,7 +37,8 @@ pub(crate) async fn run(
     let sizes: Vec<TableSize> = session.table_sizes(&names).await.map_err(failed)?;
     let snapshot_name = snapshot.name().to_owned();
     tracing::info!(snapshot = snapshot_name, %consistent_point, "snapshot is open");
-    reporter.progress(Progress::SnapshotReady { snapshot_name, consistent_point, sizes });
+    let ready = Progress::SnapshotReady { snapshot_name, consistent_point, sizes };
+    reporter.must_say(Report::Progress(ready)).await;
     drop(session);
     let ended = snapshot.wait_closed().await;
     let message = format!("the session that held the snapshot ended: {}", classify(&ended).message);

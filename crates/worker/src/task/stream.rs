@@ -316,17 +316,29 @@ impl Pump<'_> {
             Step::Truncate { tables, lsn } => {
                 self.arrive_all().await?;
                 for TableIndex(index) in tables {
-                    let target = &self.planned[index].target;
-                    let emptied =
-                        self.destination.delete_older_versions(&target.table, &target.metadata.version, lsn);
-                    let problem = |error| millrace_clickhouse::classify(&error).of_table(&target.source);
-                    let emptied = emptied.await.map_err(|error| vec![problem(error)]);
-                    emptied?;
+                    self.truncate(index, lsn).await?;
                     self.changes += 1;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Empties a table of what is older than its truncation. Large ones take a while, so PostgreSQL hears of us meanwhile.
+    async fn truncate(&mut self, index: usize, truncation: Lsn) -> Result<(), Vec<Problem>> {
+        let (destination, target) = (self.destination.clone(), self.planned[index].target.clone());
+        let version = &target.metadata.version;
+        let mut emptied =
+            std::pin::pin!(destination.delete_older_versions(&target.table, version, truncation));
+        loop {
+            tokio::select! {
+                emptied = &mut emptied => {
+                    let problem = |error| millrace_clickhouse::classify(&error).of_table(&target.source);
+                    return emptied.map_err(|error| vec![problem(error)]);
+                }
+                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
+            }
+        }
     }
 
     /// Sends everything that waits as one batch.
@@ -421,9 +433,15 @@ impl Pump<'_> {
         }
     }
 
+    /// What may be forgotten: everything that is durable, but no change that set a table aside before that is recorded. Neither PostgreSQL nor the coordinator,
+    /// from whose record a later stream begins, ever hears of another position.
+    fn forgettable(&self) -> Lsn {
+        if self.unacknowledged.is_empty() { self.durable } else { self.held_at }
+    }
+
     /// Tells PostgreSQL what it may forget.
     async fn acknowledge(&mut self, reply_requested: bool) -> Result<(), Vec<Problem>> {
-        let flushed = if self.unacknowledged.is_empty() { self.durable } else { self.held_at };
+        let flushed = self.forgettable();
         let sent = self.reader.send_status(flushed, flushed, flushed, reply_requested).await;
         sent.map_err(|error| vec![classify(&error)])
     }
@@ -432,7 +450,7 @@ impl Pump<'_> {
         let tables = self.table_changes.iter();
         let tables = tables.map(|(index, changes)| (self.planned[*index].definition.name.clone(), *changes));
         self.reporter.progress(Progress::Stream(StreamProgress {
-            durable: self.durable,
+            durable: self.forgettable(),
             source: self.source,
             changes: self.changes,
             delay: self.delay,
