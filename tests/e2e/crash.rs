@@ -2,7 +2,7 @@
 
 use crate::life::running;
 use crate::load::{Churn, SETTINGS, TABLES, assert_all_equal, sample_tables};
-use crate::stack::Stack;
+use crate::stack::{Stack, signal};
 
 const ROWS: u32 = 120_000;
 
@@ -157,6 +157,40 @@ async fn a_worker_that_is_asked_to_leave_drains_its_stream_and_another_goes_on()
         })
         .await;
     churn.stop().await;
+    stack.caught_up("shop").await;
+    assert_all_equal(&stack).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_never_passes_what_clickhouse_has_not_answered_for() {
+    let mut stack = running(500).await;
+    let source = stack.source().await;
+    stack.caught_up("shop").await;
+    let clickhouse = stack.clickhouse.pid().to_string();
+    signal("-STOP", &clickhouse).await;
+    source
+        .batch_execute("INSERT INTO nothing SELECT n, 'held' FROM generate_series(1, 100) n")
+        .await
+        .unwrap();
+    let end: String = source.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0);
+    // The worker has received the changes, and has spoken to the source since.
+    let sent = format!("SELECT now()::text FROM pg_stat_replication WHERE sent_lsn >= '{end}'::pg_lsn");
+    stack.wait("the changes to be sent", async || !source.query(&sent, &[]).await.unwrap().is_empty()).await;
+    stack.worker_speaks(&source).await;
+    let passed = format!("SELECT confirmed_flush_lsn >= '{end}'::pg_lsn FROM pg_replication_slots");
+    assert!(
+        !source.query_one(&passed, &[]).await.unwrap().get::<_, bool>(0),
+        "forgotten before it was answered for"
+    );
+
+    // Nor when the worker dies with what it holds.
+    for worker in &mut stack.fleet.workers {
+        worker.kill().await;
+    }
+    signal("-CONT", &clickhouse).await;
+    for worker in &mut stack.fleet.workers {
+        worker.start_again().await;
+    }
     stack.caught_up("shop").await;
     assert_all_equal(&stack).await;
 }

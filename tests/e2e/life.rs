@@ -1,7 +1,7 @@
 //! Streaming, pausing, resuming, deleting.
 
 use crate::load::{Churn, SETTINGS, TABLES, assert_all_equal, sample_tables};
-use crate::stack::Stack;
+use crate::stack::{Stack, signal};
 
 pub(crate) async fn running(rows: u32) -> Stack {
     let stack = Stack::start().await;
@@ -139,6 +139,54 @@ async fn a_table_whose_update_lacks_a_value_is_set_aside_and_the_others_go_on() 
     // Not one wrong value: what is there is what was copied.
     let count = "SELECT count() FROM mirror.wide FINAL WHERE length(large) = 10000 AND small = id";
     assert_eq!(stack.destination().query(count).fetch_one::<u64>().await.unwrap(), 20);
+}
+
+/// A table with values that are stored out of line, and another one, streaming.
+async fn toasted() -> Stack {
+    let stack = Stack::start().await;
+    stack
+        .source()
+        .await
+        .batch_execute(
+            "CREATE TABLE wide (id int PRIMARY KEY, small int, large text); ALTER TABLE wide ALTER large SET STORAGE EXTERNAL;
+             INSERT INTO wide SELECT n, n, repeat('z', 10000) FROM generate_series(1, 20) n;
+             CREATE TABLE other (id int PRIMARY KEY);",
+        )
+        .await
+        .unwrap();
+    stack.apply(&stack.write_pipe_of("toast", &["wide", "other"], "")).await;
+    stack.wait_for("toast", "Running").await;
+    stack.caught_up("toast").await;
+    stack
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_stays_before_a_change_that_sets_a_table_aside_until_that_is_recorded() {
+    let mut stack = toasted().await;
+    let source = stack.source().await;
+    let coordinator = stack.coordinator().id();
+    signal("-STOP", &coordinator).await;
+    source
+        .batch_execute("UPDATE wide SET small = 0 WHERE id = 1; INSERT INTO other VALUES (1)")
+        .await
+        .unwrap();
+    let end: String = source.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0);
+    let arrived = "SELECT count() FROM mirror.other";
+    let destination = stack.destination();
+    stack
+        .wait("what came after it to arrive", async || {
+            destination.query(arrived).fetch_one::<u64>().await.unwrap() == 1
+        })
+        .await;
+    stack.worker_speaks(&source).await;
+    let passed = format!("SELECT confirmed_flush_lsn >= '{end}'::pg_lsn FROM pg_replication_slots");
+    assert!(
+        !source.query_one(&passed, &[]).await.unwrap().get::<_, bool>(0),
+        "nobody knows that the table is set aside"
+    );
+    signal("-CONT", &coordinator).await;
+    stack.wait("the slot to go on", async || source.query_one(&passed, &[]).await.unwrap().get(0)).await;
+    assert_eq!(stack.get("toast").await["tables"][0]["state"], "TABLE_STATE_SET_ASIDE");
 }
 
 #[tokio::test(flavor = "multi_thread")]

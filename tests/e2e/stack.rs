@@ -64,6 +64,10 @@ impl Process {
         Self { child, arguments, log }
     }
 
+    pub(crate) fn id(&self) -> String {
+        self.child.id().unwrap().to_string()
+    }
+
     /// kill -9
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
@@ -77,10 +81,14 @@ impl Process {
 
     /// SIGTERM; gives whether it left with success.
     pub(crate) async fn leave(&mut self) -> bool {
-        let id = self.child.id().unwrap().to_string();
-        Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
+        signal("-TERM", &self.id()).await;
         self.child.wait().await.unwrap().success()
     }
+}
+
+/// Sends a signal to a process of this test.
+pub(crate) async fn signal(signal: &str, process: &str) {
+    assert!(Command::new("kill").args([signal, process]).status().await.unwrap().success());
 }
 
 /// A port that nobody uses at this moment.
@@ -278,6 +286,13 @@ impl Stack {
             parse(high) << 32 | parse(low) >= goal
         })
         .await;
+    }
+
+    /// Waits until the worker that streams has told the source how far it is, from now on.
+    pub(crate) async fn worker_speaks(&self, source: &Client) {
+        let since: String = source.query_one("SELECT clock_timestamp()::text", &[]).await.unwrap().get(0);
+        let spoke = format!("SELECT 1 FROM pg_stat_replication WHERE reply_time > '{since}'::timestamptz");
+        self.wait("the worker to speak", async || !source.query(&spoke, &[]).await.unwrap().is_empty()).await;
     }
 
     pub(crate) async fn compare(&self, table: &str, key: &[&str]) -> Differences {
