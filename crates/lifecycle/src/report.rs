@@ -282,9 +282,12 @@ impl PipeAggregate {
         let complete = if for_good { self.tables.iter().all(copied) } else { self.active().all(copied) };
         if complete {
             let event = if for_good { PipeEvent::CopiedForGood } else { PipeEvent::CopiedBeforeStream };
-            let names = self.active().count();
+            let cause = match self.active().count() {
+                1 => "the table is copied".to_owned(),
+                tables => format!("{tables} tables copied"),
+            };
             // Snapshot allows both events, so this cannot be refused.
-            let _ = self.advance(event, format!("{names} tables copied"), actor.clone(), now);
+            let _ = self.advance(event, cause, actor.clone(), now);
         }
     }
 }
