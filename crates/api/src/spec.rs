@@ -3,12 +3,13 @@
 //! [`PipeSpec::try_from`] lists every violation. Outward there are two forms: [`with_secrets`] for the worker that needs them,
 //! [`without_secrets`] for everybody else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
 use millrace_model::spec::{
-    ClickHouseDestination, MetadataColumns, PipeSettings, PostgresSource, ReplicationMode, TableSpec, TlsMode,
+    ClickHouseDestination, MetadataColumns, OutOfRange, PipeSettings, PostgresSource, ReplicationMode,
+    SchemaChangePolicy, TableEngine, TableSpec, TlsMode, TruncatePolicy,
 };
 use millrace_model::{PipeName, PipeSpec, Secret, TableName};
 use url::Url;
@@ -98,8 +99,87 @@ impl From<&TableSpec> for wire::TableMapping {
             target: table.target.clone(),
             excluded_columns: table.excluded_columns.clone(),
             sorting_keys: table.sorting_keys.clone(),
+            table_engine: match table.engine {
+                TableEngine::ReplacingMergeTree => wire::TableEngine::ReplacingMergeTree,
+                TableEngine::MergeTree => wire::TableEngine::MergeTree,
+                TableEngine::Null => wire::TableEngine::Null,
+            }
+            .into(),
+            partition_by_expr: table.partition_by.clone().unwrap_or_default(),
+            column_types: table.column_types.clone().into_iter().collect(),
+            out_of_range: table
+                .out_of_range
+                .iter()
+                .map(|(column, policy)| (column.clone(), wire::OutOfRange::from(*policy).into()))
+                .collect(),
         }
     }
+}
+
+impl From<OutOfRange> for wire::OutOfRange {
+    fn from(policy: OutOfRange) -> Self {
+        match policy {
+            OutOfRange::Clamp => Self::Clamp,
+            OutOfRange::Null => Self::Null,
+            OutOfRange::Stop => Self::Stop,
+        }
+    }
+}
+
+/// `None` for a number that this release does not know.
+fn read_out_of_range(policy: i32) -> Option<OutOfRange> {
+    Some(match wire::OutOfRange::try_from(policy).ok()? {
+        wire::OutOfRange::Unspecified | wire::OutOfRange::Clamp => OutOfRange::Clamp,
+        wire::OutOfRange::Null => OutOfRange::Null,
+        wire::OutOfRange::Stop => OutOfRange::Stop,
+    })
+}
+
+impl From<SchemaChangePolicy> for wire::SchemaChangePolicy {
+    fn from(policy: SchemaChangePolicy) -> Self {
+        match policy {
+            SchemaChangePolicy::Propagate => Self::Propagate,
+            SchemaChangePolicy::PropagateAll => Self::PropagateAll,
+            SchemaChangePolicy::Ignore => Self::Ignore,
+            SchemaChangePolicy::Stop => Self::Stop,
+        }
+    }
+}
+
+fn read_schema_changes(policy: i32) -> Option<SchemaChangePolicy> {
+    use wire::SchemaChangePolicy as P;
+    Some(match P::try_from(policy).ok()? {
+        P::Unspecified | P::Propagate => SchemaChangePolicy::Propagate,
+        P::PropagateAll => SchemaChangePolicy::PropagateAll,
+        P::Ignore => SchemaChangePolicy::Ignore,
+        P::Stop => SchemaChangePolicy::Stop,
+    })
+}
+
+impl From<TruncatePolicy> for wire::TruncatePolicy {
+    fn from(policy: TruncatePolicy) -> Self {
+        match policy {
+            TruncatePolicy::Propagate => Self::Propagate,
+            TruncatePolicy::Ignore => Self::Ignore,
+        }
+    }
+}
+
+fn read_truncate(policy: i32) -> Option<TruncatePolicy> {
+    Some(match wire::TruncatePolicy::try_from(policy).ok()? {
+        wire::TruncatePolicy::Unspecified | wire::TruncatePolicy::Propagate => TruncatePolicy::Propagate,
+        wire::TruncatePolicy::Ignore => TruncatePolicy::Ignore,
+    })
+}
+
+fn read_engine(engine: i32) -> Option<TableEngine> {
+    Some(match wire::TableEngine::try_from(engine).ok()? {
+        wire::TableEngine::Unspecified | wire::TableEngine::ReplacingMergeTree => {
+            TableEngine::ReplacingMergeTree
+        }
+        wire::TableEngine::MergeTree => TableEngine::MergeTree,
+        wire::TableEngine::Null => TableEngine::Null,
+    })
 }
 
 impl From<&PipeSettings> for wire::PipeSettings {
@@ -119,6 +199,10 @@ impl From<&PipeSettings> for wire::PipeSettings {
                 is_deleted: settings.metadata_columns.is_deleted.clone(),
                 synced_at: settings.metadata_columns.synced_at.clone(),
             }),
+            delete_on_merge: Some(settings.delete_on_merge),
+            schema_changes: wire::SchemaChangePolicy::from(settings.schema_changes).into(),
+            truncate: wire::TruncatePolicy::from(settings.truncate).into(),
+            out_of_range: wire::OutOfRange::from(settings.out_of_range).into(),
         }
     }
 }
@@ -316,14 +400,49 @@ fn read_tables(checker: &mut Checker, mappings: Vec<wire::TableMapping>) -> Vec<
                 format!("'{column}' is an excluded column")
             });
         }
+        let engine = known(checker, &at("tableEngine"), mapping.table_engine, read_engine);
+        demand_no_nul(checker, &at("partitionByExpr"), &mapping.partition_by_expr);
+        let column_types: BTreeMap<String, String> = mapping.column_types.into_iter().collect();
+        for (column, column_type) in &column_types {
+            let field = format!("tables[{index}].columnTypes.{column}");
+            demand_text(checker, &field, column);
+            demand_text(checker, &field, column_type);
+            checker.demand(!mapping.excluded_columns.contains(column), &field, || {
+                format!("'{column}' is an excluded column")
+            });
+        }
+        let mut out_of_range = BTreeMap::new();
+        for (column, policy) in mapping.out_of_range {
+            let field = format!("tables[{index}].outOfRange.{column}");
+            demand_text(checker, &field, &column);
+            if let Some(policy) = known(checker, &field, policy, read_out_of_range) {
+                out_of_range.insert(column, policy);
+            }
+        }
         tables.push(TableSpec {
             source,
             target,
             excluded_columns: mapping.excluded_columns,
             sorting_keys: mapping.sorting_keys,
+            engine: engine.unwrap_or_default(),
+            partition_by: Some(mapping.partition_by_expr).filter(|expression| !expression.is_empty()),
+            column_types,
+            out_of_range,
         });
     }
     tables
+}
+
+/// An enum's value; one that this release does not know is refused.
+fn known<T>(
+    checker: &mut Checker,
+    field: &str,
+    value: i32,
+    read: impl FnOnce(i32) -> Option<T>,
+) -> Option<T> {
+    let read = read(value);
+    checker.demand(read.is_some(), field, || format!("{value} is not known to this release"));
+    read
 }
 
 fn read_table_name(checker: &mut Checker, field: &str, text: &str) -> Option<TableName> {
@@ -418,6 +537,10 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
         }
         columns
     });
+    let schema_changes =
+        known(checker, "settings.schemaChanges", settings.schema_changes, read_schema_changes);
+    let truncate = known(checker, "settings.truncate", settings.truncate, read_truncate);
+    let out_of_range = known(checker, "settings.outOfRange", settings.out_of_range, read_out_of_range);
     Some(PipeSettings {
         sync_interval: sync_interval?,
         pull_batch_size,
@@ -431,6 +554,10 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
         replication_slot_name,
         allow_nullable_columns: settings.allow_nullable_columns.unwrap_or(defaults.allow_nullable_columns),
         metadata_columns,
+        delete_on_merge: settings.delete_on_merge.unwrap_or(defaults.delete_on_merge),
+        schema_changes: schema_changes?,
+        truncate: truncate?,
+        out_of_range: out_of_range?,
     })
 }
 

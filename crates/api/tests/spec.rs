@@ -5,7 +5,8 @@ use std::time::Duration;
 use millrace_api::proto::pipe::v1 as wire;
 use millrace_api::spec::{with_secrets, without_secrets};
 use millrace_model::spec::{
-    ClickHouseDestination, MetadataColumns, PipeSettings, PostgresSource, ReplicationMode, TableSpec, TlsMode,
+    ClickHouseDestination, MetadataColumns, OutOfRange, PipeSettings, PostgresSource, ReplicationMode,
+    SchemaChangePolicy, TableEngine, TableSpec, TlsMode, TruncatePolicy,
 };
 use millrace_model::{PipeSpec, Secret, TableName};
 use proptest::prelude::*;
@@ -49,10 +50,13 @@ fn destination() -> impl Strategy<Value = ClickHouseDestination> {
 fn tables() -> impl Strategy<Value = Vec<TableSpec>> {
     proptest::collection::btree_map((text(), text()), any::<bool>(), 1..4).prop_map(|names| {
         let table = |(index, ((schema, name), sorted)): (usize, ((String, String), bool))| TableSpec {
-            source: TableName::new(schema, name),
-            target: format!("target {index}"),
             excluded_columns: vec!["left out".to_owned()],
             sorting_keys: if sorted { vec!["a".to_owned(), "b".to_owned()] } else { Vec::new() },
+            engine: if sorted { TableEngine::MergeTree } else { TableEngine::Null },
+            partition_by: sorted.then(|| "toYYYYMM(a)".to_owned()),
+            column_types: sorted.then(|| ("a".to_owned(), "Decimal(18, 4)".to_owned())).into_iter().collect(),
+            out_of_range: sorted.then(|| ("b".to_owned(), OutOfRange::Stop)).into_iter().collect(),
+            ..TableSpec::new(TableName::new(schema, name), format!("target {index}"))
         };
         names.into_iter().enumerate().map(table).collect()
     })
@@ -62,26 +66,36 @@ fn settings() -> impl Strategy<Value = PipeSettings> {
     (
         (1..=3_600_000_u64, 1..u32::MAX, any::<u32>(), 1..u32::MAX, 1000..u32::MAX, 1..u32::MAX),
         (proptest::option::of(text()), proptest::option::of("[a-z_0-9]{1,63}")),
-        (any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>(), any::<bool>()),
     )
-        .prop_map(|(numbers, (publication_name, replication_slot_name), (nullable, peerdb))| {
-            PipeSettings {
-                sync_interval: Duration::from_millis(numbers.0),
-                pull_batch_size: numbers.1,
-                initial_load_parallelism: numbers.2,
-                max_source_connections: numbers.3,
-                snapshot_rows_per_partition: numbers.4,
-                snapshot_parallel_tables: numbers.5,
-                publication_name,
-                replication_slot_name,
-                allow_nullable_columns: nullable,
-                metadata_columns: if peerdb {
-                    MetadataColumns::peerdb()
-                } else {
-                    MetadataColumns::millrace()
-                },
-            }
-        })
+        .prop_map(
+            |(numbers, (publication_name, replication_slot_name), (nullable, peerdb, on_merge))| {
+                PipeSettings {
+                    sync_interval: Duration::from_millis(numbers.0),
+                    pull_batch_size: numbers.1,
+                    initial_load_parallelism: numbers.2,
+                    max_source_connections: numbers.3,
+                    snapshot_rows_per_partition: numbers.4,
+                    snapshot_parallel_tables: numbers.5,
+                    publication_name,
+                    replication_slot_name,
+                    allow_nullable_columns: nullable,
+                    metadata_columns: if peerdb {
+                        MetadataColumns::peerdb()
+                    } else {
+                        MetadataColumns::millrace()
+                    },
+                    delete_on_merge: on_merge,
+                    schema_changes: if peerdb {
+                        SchemaChangePolicy::Stop
+                    } else {
+                        SchemaChangePolicy::PropagateAll
+                    },
+                    truncate: if peerdb { TruncatePolicy::Ignore } else { TruncatePolicy::Propagate },
+                    out_of_range: if nullable { OutOfRange::Null } else { OutOfRange::Clamp },
+                }
+            },
+        )
 }
 
 fn spec() -> impl Strategy<Value = PipeSpec> {
@@ -143,6 +157,10 @@ fn every_violation_is_listed_with_its_field() {
                 target: "t".to_owned(),
                 excluded_columns: vec![column("x"), column(""), column("x")],
                 sorting_keys: vec![column("id"), column("x")],
+                table_engine: 99,
+                column_types: [(column("x"), column("String")), (column("y"), column(""))].into(),
+                out_of_range: [(column("y"), 17)].into(),
+                ..Default::default()
             },
             wire::TableMapping { source: "PUBLIC.A".to_owned(), ..Default::default() },
             wire::TableMapping { source: "public.*".to_owned(), ..Default::default() },

@@ -43,12 +43,7 @@ fn spec() -> PipeSpec {
             username: "default".to_owned(),
             password: Secret::new("other"),
         },
-        tables: vec![TableSpec {
-            source: orders(),
-            target: "orders".to_owned(),
-            excluded_columns: Vec::new(),
-            sorting_keys: Vec::new(),
-        }],
+        tables: vec![TableSpec::new(orders(), "orders")],
         settings: PipeSettings::default(),
     }
 }

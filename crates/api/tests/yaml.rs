@@ -5,7 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use millrace_api::yaml::{SpecErrors, parse_pipe_yaml, parse_source_yaml};
-use millrace_model::spec::{MetadataColumns, PipeSettings, ReplicationMode, TlsMode};
+use millrace_model::spec::{
+    MetadataColumns, OutOfRange, PipeSettings, ReplicationMode, SchemaChangePolicy, TableEngine, TableSpec,
+    TlsMode, TruncatePolicy,
+};
 use millrace_model::{PipeSpec, TableName};
 
 fn environment(name: &str) -> Option<String> {
@@ -92,9 +95,20 @@ fn every_setting_arrives() {
   publicationName: My Publication
   replicationSlotName: my_slot
   allowNullableColumns: false
-  deleteOnMerge: true
+  deleteOnMerge: false
+  schemaChanges: propagate_all
+  truncate: ignore
+  outOfRange: null
   metadataColumns: peerdb
 ",
+        ),
+        (
+            "target: lines",
+            "target: lines
+    tableEngine: MergeTree
+    partitionByExpr: toYYYYMM(at)
+    columnTypes: {amount: 'Decimal(18, 4)'}
+    outOfRange: {amount: stop, note: null}",
         ),
     ]))
     .unwrap();
@@ -111,8 +125,20 @@ fn every_setting_arrives() {
         replication_slot_name: Some("my_slot".to_owned()),
         allow_nullable_columns: false,
         metadata_columns: MetadataColumns::peerdb(),
+        delete_on_merge: false,
+        schema_changes: SchemaChangePolicy::PropagateAll,
+        truncate: TruncatePolicy::Ignore,
+        out_of_range: OutOfRange::Null,
     };
     assert_eq!(spec.settings, expected);
+    let lines = TableSpec {
+        engine: TableEngine::MergeTree,
+        partition_by: Some("toYYYYMM(at)".to_owned()),
+        column_types: [("amount".to_owned(), "Decimal(18, 4)".to_owned())].into(),
+        out_of_range: [("amount".to_owned(), OutOfRange::Stop), ("note".to_owned(), OutOfRange::Null)].into(),
+        ..TableSpec::new(TableName::new("public", "lines"), "lines")
+    };
+    assert_eq!(spec.tables[1], lines);
 }
 
 #[test]
@@ -132,15 +158,10 @@ fn names_need_no_care() {
 fn keys_of_later_releases_are_accepted_at_their_default_only() {
     let defaults = "  syncInterval: 1s
   enableFailoverSlots: false
-  schemaChanges: propagate
-  truncate: propagate
-  outOfRange: clamp
   maxHeldWal: 1024MiB
   newTables: ignore
 ";
-    let table =
-        "target: lines\n    tableEngine: ReplacingMergeTree\n    partitionByExpr: ''\n    columnTypes: {}";
-    assert!(parse(&edited(&[("  syncInterval: 1s\n", defaults), ("target: lines", table)])).is_ok());
+    assert!(parse(&edited(&[("  syncInterval: 1s\n", defaults)])).is_ok());
 }
 
 #[test]
@@ -229,15 +250,15 @@ fn every_error_names_its_path() {
         ),
         ("later: changes only", &[("replicationMode: cdc", "replicationMode: cdc_only")]),
         ("unknown mode", &[("replicationMode: cdc", "replicationMode: mirror")]),
-        ("later: engine", &[("target: lines", "tableEngine: MergeTree")]),
         ("unknown engine", &[("target: lines", "tableEngine: Memory")]),
-        ("later: partitions", &[("target: lines", "partitionByExpr: toYYYYMM(at)")]),
-        ("later: types", &[("target: lines", "columnTypes: {amount: String}")]),
+        ("type that is no text", &[("target: lines", "columnTypes: {amount: [String]}")]),
+        ("types that are no mapping", &[("target: lines", "columnTypes: String")]),
+        ("unknown policy of a column", &[("target: lines", "outOfRange: {amount: round}")]),
         ("later: whole schema", &[("public.orders", "public.*")]),
         ("later: failover slots", &[("syncInterval: 1s", "enableFailoverSlots: true")]),
-        ("later: schema changes", &[("syncInterval: 1s", "schemaChanges: stop")]),
-        ("later: truncate", &[("syncInterval: 1s", "truncate: ignore")]),
-        ("later: out of range", &[("syncInterval: 1s", "outOfRange: 'null'")]),
+        ("unknown schema policy", &[("syncInterval: 1s", "schemaChanges: guess")]),
+        ("unknown truncate policy", &[("syncInterval: 1s", "truncate: maybe")]),
+        ("unknown range policy", &[("syncInterval: 1s", "outOfRange: wrap")]),
         ("later: held log", &[("syncInterval: 1s", "maxHeldWal: 2GiB")]),
         ("size that is none", &[("syncInterval: 1s", "maxHeldWal: much")]),
         ("later: new tables", &[("syncInterval: 1s", "newTables: include")]),

@@ -35,15 +35,7 @@ fn spec(mode: ReplicationMode, tables: &[&str]) -> PipeSpec {
             username: "default".into(),
             password: Secret::default(),
         },
-        tables: tables
-            .iter()
-            .map(|name| TableSpec {
-                source: TableName::new("public", *name),
-                target: (*name).into(),
-                excluded_columns: vec![],
-                sorting_keys: vec![],
-            })
-            .collect(),
+        tables: tables.iter().map(|name| TableSpec::new(TableName::new("public", *name), *name)).collect(),
         settings: PipeSettings { snapshot_rows_per_partition: 1000, ..PipeSettings::default() },
     }
 }

@@ -1,5 +1,6 @@
 //! What a user asked for: the content of `pipe.yaml` as checked values. The YAML and wire forms live in the `api` crate.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,58 @@ pub struct ClickHouseDestination {
     pub password: Secret,
 }
 
+/// What keeps a destination table's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableEngine {
+    /// `ReplacingMergeTree(version)` or `ReplacingMergeTree(version, is_deleted)`: the newest version of each row.
+    #[default]
+    ReplacingMergeTree,
+    /// `MergeTree`: every copied row and every change, one row each.
+    MergeTree,
+    /// `Null`: nothing is kept; materialized views on the table see every row.
+    Null,
+}
+
+/// What becomes of a schema change at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaChangePolicy {
+    /// Added, renamed and widened columns follow; a dropped column stays and is filled with NULL or the default.
+    #[default]
+    Propagate,
+    /// As `Propagate`, and dropped columns are dropped.
+    PropagateAll,
+    /// Added and dropped columns are ignored; what cannot be ignored sets the table aside.
+    Ignore,
+    /// Any change of the columns sets the table aside.
+    Stop,
+}
+
+/// What becomes of a TRUNCATE at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TruncatePolicy {
+    /// The destination is emptied too.
+    #[default]
+    Propagate,
+    /// The destination keeps its rows.
+    Ignore,
+}
+
+/// What becomes of a value that the destination's type cannot hold. Always counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutOfRange {
+    /// The nearest value that the type holds; where there is none, as `Null`.
+    #[default]
+    Clamp,
+    /// NULL, or the type's default where the column cannot hold NULL.
+    Null,
+    /// The table is set aside.
+    Stop,
+}
+
 /// One table of a pipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSpec {
@@ -75,6 +128,34 @@ pub struct TableSpec {
     pub excluded_columns: Vec<String>,
     /// The destination's ORDER BY; empty means the key. Contains the key.
     pub sorting_keys: Vec<String>,
+    /// The destination table's engine.
+    #[serde(default)]
+    pub engine: TableEngine,
+    /// The destination's PARTITION BY, an expression over columns of the sorting key; `None` is one partition.
+    #[serde(default)]
+    pub partition_by: Option<String>,
+    /// ClickHouse types in place of the default ones, by column.
+    #[serde(default)]
+    pub column_types: BTreeMap<String, String>,
+    /// What becomes of values that the type cannot hold, by column; others follow [`PipeSettings::out_of_range`].
+    #[serde(default)]
+    pub out_of_range: BTreeMap<String, OutOfRange>,
+}
+
+impl TableSpec {
+    /// A table with nothing but defaults.
+    pub fn new(source: TableName, target: impl Into<String>) -> Self {
+        Self {
+            source,
+            target: target.into(),
+            excluded_columns: Vec::new(),
+            sorting_keys: Vec::new(),
+            engine: TableEngine::default(),
+            partition_by: None,
+            column_types: BTreeMap::new(),
+            out_of_range: BTreeMap::new(),
+        }
+    }
 }
 
 /// Names of the three columns that Millrace adds to every destination table.
@@ -131,6 +212,22 @@ pub struct PipeSettings {
     pub allow_nullable_columns: bool,
     /// Names of the metadata columns.
     pub metadata_columns: MetadataColumns,
+    /// Whether the engine takes the deleted flag beside the version, so that `FINAL` hides deleted rows.
+    #[serde(default = "yes")]
+    pub delete_on_merge: bool,
+    /// What becomes of schema changes.
+    #[serde(default)]
+    pub schema_changes: SchemaChangePolicy,
+    /// What becomes of a TRUNCATE.
+    #[serde(default)]
+    pub truncate: TruncatePolicy,
+    /// What becomes of values that the destination cannot hold.
+    #[serde(default)]
+    pub out_of_range: OutOfRange,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for PipeSettings {
@@ -146,6 +243,10 @@ impl Default for PipeSettings {
             replication_slot_name: None,
             allow_nullable_columns: true,
             metadata_columns: MetadataColumns::millrace(),
+            delete_on_merge: true,
+            schema_changes: SchemaChangePolicy::default(),
+            truncate: TruncatePolicy::default(),
+            out_of_range: OutOfRange::default(),
         }
     }
 }

@@ -91,31 +91,50 @@ fn table(reader: &mut Reader<'_>, given: Given) -> wire::TableMapping {
         "tableEngine",
         "partitionByExpr",
         "columnTypes",
+        "outOfRange",
     ];
     let Some(mut section) = reader.section(given, &known) else { return wire::TableMapping::default() };
-    reader.default_only(&mut section, "tableEngine", "ReplacingMergeTree", &["MergeTree", "Null"]);
-    if let Some(given) = section.take("partitionByExpr")
-        && reader.given_text(&given).is_some_and(|expression| !expression.is_empty())
-    {
-        reader.refuse(&given, "not supported by this release");
-    }
-    if let Some(given) = section.take("columnTypes") {
-        match &given.node.value {
-            Value::Map(types) if types.is_empty() => {}
-            Value::Map(_) => reader.refuse(&given, "not supported by this release"),
-            other => {
-                let message = format!("expected a mapping, found {}", other.kind());
-                reader.refuse(&given, message);
-            }
-        }
-    }
+    let engine = reader.choice(&mut section, "tableEngine", &ENGINES, &[]).unwrap_or_default();
+    let types = reader.map(&mut section, "columnTypes");
+    let column_types = types
+        .into_iter()
+        .map(|(column, given)| (column, reader.given_text(&given).unwrap_or_default()))
+        .collect();
+    let policies = reader.map(&mut section, "outOfRange");
+    let out_of_range = policies
+        .into_iter()
+        .filter_map(|(column, given)| Some((column, reader.given_choice(&given, &OUT_OF_RANGE, &[])?.into())))
+        .collect();
     wire::TableMapping {
         source: reader.text(&mut section, "source"),
         target: reader.text(&mut section, "target"),
         excluded_columns: reader.texts(&mut section, "excludedColumns"),
         sorting_keys: reader.texts(&mut section, "sortingKeys"),
+        table_engine: engine.into(),
+        partition_by_expr: reader.text(&mut section, "partitionByExpr"),
+        column_types,
+        out_of_range,
     }
 }
+
+const ENGINES: [(&str, wire::TableEngine); 3] = [
+    ("ReplacingMergeTree", wire::TableEngine::ReplacingMergeTree),
+    ("MergeTree", wire::TableEngine::MergeTree),
+    ("Null", wire::TableEngine::Null),
+];
+
+const OUT_OF_RANGE: [(&str, wire::OutOfRange); 3] =
+    [("clamp", wire::OutOfRange::Clamp), ("null", wire::OutOfRange::Null), ("stop", wire::OutOfRange::Stop)];
+
+const SCHEMA_CHANGES: [(&str, wire::SchemaChangePolicy); 4] = [
+    ("propagate", wire::SchemaChangePolicy::Propagate),
+    ("propagate_all", wire::SchemaChangePolicy::PropagateAll),
+    ("ignore", wire::SchemaChangePolicy::Ignore),
+    ("stop", wire::SchemaChangePolicy::Stop),
+];
+
+const TRUNCATE: [(&str, wire::TruncatePolicy); 2] =
+    [("propagate", wire::TruncatePolicy::Propagate), ("ignore", wire::TruncatePolicy::Ignore)];
 
 fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings> {
     let known = [
@@ -139,11 +158,8 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
     ];
     let mut section = reader.section(given, &known)?;
     reader.false_only(&mut section, "enableFailoverSlots");
-    reader.default_only(&mut section, "schemaChanges", "propagate", &["propagate_all", "ignore", "stop"]);
-    reader.default_only(&mut section, "truncate", "propagate", &["ignore"]);
-    reader.default_only(&mut section, "outOfRange", "clamp", &["null", "stop"]);
     reader.default_only(&mut section, "newTables", "ignore", &["include"]);
-    delete_on_merge(reader, &mut section);
+    let out_of_range = section.take_any("outOfRange");
     max_held_wal(reader, &mut section);
     Some(wire::PipeSettings {
         sync_interval: reader.duration(&mut section, "syncInterval").map(time::duration),
@@ -156,18 +172,17 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
         replication_slot_name: reader.text(&mut section, "replicationSlotName"),
         allow_nullable_columns: reader.boolean(&mut section, "allowNullableColumns"),
         metadata_columns: section.take("metadataColumns").and_then(|given| metadata_columns(reader, given)),
+        delete_on_merge: reader.boolean(&mut section, "deleteOnMerge"),
+        schema_changes: reader
+            .choice(&mut section, "schemaChanges", &SCHEMA_CHANGES, &[])
+            .unwrap_or_default()
+            .into(),
+        truncate: reader.choice(&mut section, "truncate", &TRUNCATE, &[]).unwrap_or_default().into(),
+        out_of_range: out_of_range
+            .and_then(|given| reader.given_choice(&given, &OUT_OF_RANGE, &[]))
+            .unwrap_or_default()
+            .into(),
     })
-}
-
-/// The engine takes version and deleted flag in this release, which is what `true` asks for.
-fn delete_on_merge(reader: &mut Reader<'_>, section: &mut Section) {
-    let Some(given) = section.take("deleteOnMerge") else { return };
-    if reader.given_boolean(&given) == Some(false) {
-        reader.refuse(
-            &given,
-            "'false' is not supported by this release; expected true, or leave it out".to_owned(),
-        );
-    }
 }
 
 fn max_held_wal(reader: &mut Reader<'_>, section: &mut Section) {

@@ -44,10 +44,14 @@ impl Section {
 
     /// The value of a key. A key without a value counts as absent.
     pub(super) fn take(&mut self, key: &str) -> Option<Given> {
+        self.take_any(key).filter(|given| !matches!(given.node.value, Value::Null))
+    }
+
+    /// The value of a key for which YAML's `null` is a word like others.
+    pub(super) fn take_any(&mut self, key: &str) -> Option<Given> {
         let index = self.entries.iter().position(|entry| entry.key == key)?;
         let entry = self.entries.swap_remove(index);
-        let given = Given { path: joined(&self.path, key), node: entry.node };
-        (!matches!(given.node.value, Value::Null)).then_some(given)
+        Some(Given { path: joined(&self.path, key), node: entry.node })
     }
 }
 
@@ -224,13 +228,26 @@ impl<'a> Reader<'a> {
         later: &[&str],
     ) -> Option<T> {
         let given = section.take(key)?;
-        let text = self.given_text(&given)?;
+        self.given_choice(&given, choices, later)
+    }
+
+    pub(super) fn given_choice<T: Copy>(
+        &mut self,
+        given: &Given,
+        choices: &[(&str, T)],
+        later: &[&str],
+    ) -> Option<T> {
+        let text = match &given.node.value {
+            // `outOfRange: null` says it without quotes.
+            Value::Null => "null".to_owned(),
+            _ => self.given_text(given)?,
+        };
         let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
         if chosen.is_none() && later.contains(&text.as_str()) {
-            self.refuse(&given, format!("'{text}' is not supported by this release"));
+            self.refuse(given, format!("'{text}' is not supported by this release"));
         } else if chosen.is_none() {
             let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-            self.refuse(&given, format!("'{text}' is not known; expected {}", words.join(", ")));
+            self.refuse(given, format!("'{text}' is not known; expected {}", words.join(", ")));
         }
         chosen
     }
@@ -247,6 +264,22 @@ impl<'a> Reader<'a> {
         {
             self.refuse(&given, "true is not supported by this release");
         }
+    }
+
+    /// The values of a mapping with keys of the user's own, each with its path. Nothing where it is absent or no mapping.
+    pub(super) fn map(&mut self, section: &mut Section, key: &str) -> Vec<(String, Given)> {
+        let Some(given) = section.take(key) else { return Vec::new() };
+        let Value::Map(entries) = given.node.value else {
+            self.mismatch(&given, "a mapping");
+            return Vec::new();
+        };
+        let mut values = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let path = joined(&given.path, &entry.key);
+            self.remember(&path, entry.place);
+            values.push((entry.key, Given { path, node: entry.node }));
+        }
+        values
     }
 
     /// The items of a list, each with its path. Nothing where it is absent or not a list.

@@ -37,10 +37,8 @@ fn spec(name: &str, mode: ReplicationMode, tables: &[&str]) -> PipeSpec {
         tables: tables
             .iter()
             .map(|name| TableSpec {
-                source: TableName::new("Odd \"schema\"", *name),
-                target: format!("t_{name}"),
                 excluded_columns: vec!["secret".into()],
-                sorting_keys: vec![],
+                ..TableSpec::new(TableName::new("Odd \"schema\"", *name), format!("t_{name}"))
             })
             .collect(),
         settings: PipeSettings { snapshot_rows_per_partition: 1000, ..PipeSettings::default() },

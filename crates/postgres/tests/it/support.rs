@@ -111,12 +111,7 @@ pub(crate) fn name(table: &str) -> TableName {
 }
 
 pub(crate) fn table(source: &str) -> TableSpec {
-    TableSpec {
-        source: name(source),
-        target: source.to_owned(),
-        excluded_columns: Vec::new(),
-        sorting_keys: Vec::new(),
-    }
+    TableSpec::new(name(source), source)
 }
 
 /// Code and table of each problem.
