@@ -12,4 +12,5 @@ mod load;
 mod refusal;
 mod stack;
 mod surface;
+mod toast;
 mod values;

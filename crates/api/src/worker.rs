@@ -150,6 +150,9 @@ impl TryFrom<wire::ConnectRequest> for WorkerMessage {
             Request::TableSetAside(set_aside) => {
                 report::read_set_aside(set_aside).map_err(|error| error.within("tableSetAside"))
             }
+            Request::TableChanged(changed) => {
+                report::read_changed(changed).map_err(|error| error.within("tableChanged"))
+            }
             Request::InspectReply(reply) => {
                 read_inspect_reply(reply).map_err(|error| error.within("inspectReply"))
             }

@@ -93,6 +93,8 @@ fn definition() -> TableDefinition {
         pages: 9,
         estimated_rows: u64::MAX,
         bytes: 1,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
 
@@ -181,6 +183,7 @@ fn reports() -> Vec<Report> {
         Report::Finished(Outcome::Released),
         Report::Finished(Outcome::TornDown { left_behind: problems() }),
         Report::Failed(problems()),
+        Report::TableChanged(Box::new(definition())),
         Report::TableSetAside(Problem::operator("A", "m", "r").of_table(&orders())),
     ]
 }

@@ -142,6 +142,8 @@ fn table() -> StreamTable {
         pages: 0,
         estimated_rows: 0,
         bytes: 0,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     };
     let options = MappingOptions { allow_nullable_columns: true, time64: true };
     StreamTable {
@@ -149,6 +151,7 @@ fn table() -> StreamTable {
         definition,
         excluded: Vec::new(),
         sorting_key: Vec::new(),
+        distrusted_until: Lsn::ZERO,
         active: true,
     }
 }

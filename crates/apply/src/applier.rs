@@ -7,15 +7,18 @@ use millrace_mapping::EncodedBlock;
 use millrace_model::spec::MetadataColumns;
 use millrace_model::{Lsn, Problem, TableName, Timestamp};
 use millrace_pgoutput::{
-    Body, Context, DecodeError, Delete, Insert, OldTuple, Relation, Truncate, Tuple, Update, decode,
+    Body, Commit, Context, DecodeError, Delete, Insert, OldTuple, Relation, StreamAbort, StreamCommit,
+    Truncate, Tuple, Update, decode,
 };
 
+use crate::history::{Found, OwnedCell, SourceValues};
 use crate::layout::Layout;
-use crate::table::{StreamTable, Table};
+use crate::table::{Sought, StreamTable, Table, Written};
 
-/// Streaming of transactions in progress is not asked for, so changes never carry a transaction id; the highest protocol
-/// is named so that a message of it is recognised and refused by its name.
+/// The highest protocol is named so that a message of it is recognised and refused by its name.
 const CONTEXT: Context = Context { protocol: 4, in_stream: false };
+/// Inside of a block of a transaction in progress, where changes carry the id of their (sub)transaction.
+const IN_BLOCK: Context = Context { protocol: 4, in_stream: true };
 
 /// A table by its place in the list that [`Applier::new`] was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,11 +32,15 @@ pub struct Applier {
     bindings: Bindings,
     /// Commit time of the open transaction.
     open: Option<Timestamp>,
+    /// The transaction in progress whose block is being received.
+    block: Option<u32>,
     committed: Lsn,
     /// Tables with rows waiting, in the order of their first row.
     waiting: Vec<usize>,
     rows: usize,
     bytes: usize,
+    /// Rows that lack values.
+    incomplete: usize,
     changes: u64,
     commits: Option<CommitTimes>,
 }
@@ -43,6 +50,9 @@ pub struct Applier {
 pub enum Step {
     /// A change was turned into rows that wait for [`Applier::take`].
     Buffered,
+    /// As `Buffered`, but what waited before must be taken and sent as a batch of its own first: the change lacks a value, which
+    /// may stand in there, and is kept apart until [`Applier::complete`].
+    Apart,
     /// Nothing to do: the message only informs, or concerns a table that is not carried.
     Ignored,
     /// A transaction ended. [`Applier::committed`] has moved to `end`.
@@ -51,6 +61,29 @@ pub enum Step {
         end: Lsn,
         /// When it committed.
         commit_time: Timestamp,
+    },
+    /// The message is part of a transaction in progress. The caller keeps it, with its position, until that commits
+    /// ([`Step::Replay`]) or is rolled back ([`Step::Forget`]).
+    Spool {
+        /// The transaction.
+        transaction: u32,
+        /// The subtransaction that the message belongs to, or the transaction itself.
+        subtransaction: u32,
+    },
+    /// A transaction in progress, or one of its subtransactions, was rolled back: what was kept of it is void.
+    Forget {
+        /// The transaction.
+        transaction: u32,
+        /// What was rolled back; the same where it was the whole.
+        subtransaction: u32,
+    },
+    /// A transaction in progress has committed. The caller gives every message it kept to [`Applier::replay`], in their order, then
+    /// calls [`Applier::end_replay`], all before the next message.
+    Replay {
+        /// The transaction.
+        transaction: u32,
+        /// Its commit.
+        commit: Commit,
     },
     /// Tables were emptied. The caller takes and writes what waits, and only when that is durable removes these tables' rows
     /// whose version is below `lsn`; then it goes on with the next message.
@@ -63,6 +96,9 @@ pub enum Step {
     /// Tables cannot go on, mostly one. From here on their changes are ignored; rows of them that wait are valid.
     SetAside(Vec<(TableIndex, Problem)>),
 }
+
+/// A row to be looked for at the source: its number, and the values of its newest place.
+pub type SoughtRow = (usize, Vec<OwnedCell>);
 
 /// Rows that are ready to be written.
 #[derive(Debug)]
@@ -97,7 +133,7 @@ pub enum ApplyError {
         /// What is wrong with it.
         source: DecodeError,
     },
-    /// Streaming of transactions in progress, or two-phase commit, which was not asked for.
+    /// Two-phase commit, which was not asked for, or a block of a transaction in progress where none can be.
     #[error("the message {kind} at {lsn} belongs to a mode of replication that was not asked for")]
     Unsupported {
         /// Where.
@@ -148,10 +184,12 @@ impl Applier {
             tables: tables.into_iter().map(|table| Table::new(table, metadata)).collect(),
             bindings: Bindings::default(),
             open: None,
+            block: None,
             committed: Lsn::ZERO,
             waiting: Vec::new(),
             rows: 0,
             bytes: 0,
+            incomplete: 0,
             changes: 0,
             commits: None,
         }
@@ -164,9 +202,48 @@ impl Applier {
     /// [`Applier::committed`].
     #[inline]
     pub fn apply(&mut self, lsn: Lsn, payload: &[u8]) -> Result<Step, ApplyError> {
+        if self.block.is_some() {
+            return self.in_block(lsn, payload);
+        }
         let message = decode(payload, &CONTEXT).map_err(|source| ApplyError::Decode { lsn, source })?;
+        self.body(lsn, message.body)
+    }
+
+    /// Inside of a block everything but its end is kept for later.
+    fn in_block(&mut self, lsn: Lsn, payload: &[u8]) -> Result<Step, ApplyError> {
+        let message = decode(payload, &IN_BLOCK).map_err(|source| ApplyError::Decode { lsn, source })?;
         let kind = message.body.kind();
-        match message.body {
+        match (message.body, message.stream_xid, self.block) {
+            (Body::StreamStop, ..) => {
+                self.block = None;
+                Ok(Step::Ignored)
+            }
+            (Body::Origin { .. }, ..) => Ok(Step::Ignored),
+            (_, Some(subtransaction), Some(transaction)) => Ok(Step::Spool { transaction, subtransaction }),
+            _ => Err(ApplyError::Unsupported { lsn, kind }),
+        }
+    }
+
+    /// Takes in one message of a transaction that was in progress and has committed.
+    ///
+    /// # Errors
+    /// As [`Applier::apply`].
+    pub fn replay(&mut self, lsn: Lsn, payload: &[u8], commit: &Commit) -> Result<Step, ApplyError> {
+        self.open = Some(commit.commit_time);
+        let message = decode(payload, &IN_BLOCK).map_err(|source| ApplyError::Decode { lsn, source })?;
+        self.body(lsn, message.body)
+    }
+
+    /// The transaction that was replayed ends.
+    pub fn end_replay(&mut self, commit: &Commit) {
+        self.open = None;
+        self.committed = self.committed.max(commit.end_lsn);
+    }
+
+    #[inline]
+    fn body(&mut self, lsn: Lsn, body: Body<'_>) -> Result<Step, ApplyError> {
+        let kind = body.kind();
+        match body {
             Body::Insert(Insert { relation, new }) => self.change(lsn, kind, relation, Change::Insert(new)),
             Body::Update(Update { relation, old, new }) => {
                 self.change(lsn, kind, relation, Change::Update(old, new))
@@ -188,10 +265,18 @@ impl Applier {
             Body::Relation(relation) => Ok(self.relation(&relation)),
             Body::Truncate(truncate) => self.truncate(lsn, kind, truncate),
             Body::Origin { .. } | Body::Type { .. } | Body::LogicalMessage(_) => Ok(Step::Ignored),
-            Body::StreamStart { .. }
-            | Body::StreamStop
-            | Body::StreamCommit(_)
-            | Body::StreamAbort(_)
+            Body::StreamStart { xid, .. } => {
+                if self.open.is_some() {
+                    return Err(ApplyError::NestedTransaction { lsn });
+                }
+                self.block = Some(xid);
+                Ok(Step::Ignored)
+            }
+            Body::StreamCommit(StreamCommit { xid, commit }) => Ok(Step::Replay { transaction: xid, commit }),
+            Body::StreamAbort(StreamAbort { xid, subtransaction, .. }) => {
+                Ok(Step::Forget { transaction: xid, subtransaction })
+            }
+            Body::StreamStop
             | Body::BeginPrepare(_)
             | Body::Prepare(_)
             | Body::CommitPrepared(_)
@@ -203,17 +288,90 @@ impl Applier {
     /// Takes everything that waits. May be called in the middle of a transaction, which has committed at the source already;
     /// [`Batch::committed`] then stands before it.
     pub fn take(&mut self, synced_at: Timestamp) -> Batch {
+        let mut blocks = Vec::with_capacity(self.waiting.len());
+        let (mut rows, mut bytes) = (0, 0);
         let tables = &mut self.tables;
-        let finish = |index: usize| (TableIndex(index), tables[index].finish(synced_at));
-        let blocks = self.waiting.drain(..).map(finish).collect();
-        self.rows = 0;
-        self.bytes = 0;
+        self.waiting.retain(|index| {
+            let table = &mut tables[*index];
+            if table.has_block() {
+                blocks.push((TableIndex(*index), table.finish(synced_at)));
+            }
+            // Rows that still lack values wait on.
+            let waits = table.is_incomplete();
+            if waits {
+                rows += table.rows();
+                bytes += table.growth();
+            }
+            waits
+        });
+        self.rows = rows;
+        self.bytes = bytes;
         Batch {
             blocks,
             committed: self.committed,
             commits: self.commits.take(),
             changes: std::mem::take(&mut self.changes),
         }
+    }
+
+    /// Rows that wait for values from outside of the batch.
+    pub fn incomplete_rows(&self) -> usize {
+        self.incomplete
+    }
+
+    /// Whether rows wait for values from outside of the batch.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete > 0
+    }
+
+    /// What must be found in the destination, as it is when everything that was taken before has arrived.
+    pub fn sought(&self) -> Vec<(TableIndex, Sought)> {
+        let sought = |index: &usize| Some((TableIndex(*index), self.tables[*index].sought()?));
+        self.waiting.iter().filter_map(sought).collect()
+    }
+
+    /// Takes in what the destination has at a place, by its number in [`Sought::places`].
+    pub fn supply(&mut self, table: TableIndex, number: u64, found: Found) {
+        if let Some(table) = self.tables.get_mut(table.0) {
+            table.supply(number, found);
+        }
+    }
+
+    /// Rows that the destination's answer does not complete, by number and newest place; to be looked for at the source.
+    pub fn still_sought(&self) -> Vec<(TableIndex, Vec<SoughtRow>)> {
+        let sought = |index: &usize| (TableIndex(*index), self.tables[*index].still_sought());
+        self.waiting.iter().map(sought).filter(|(_, rows)| !rows.is_empty()).collect()
+    }
+
+    /// Takes in a row as the source has it. The caller must also tell [`Applier::distrust_until`].
+    pub fn supply_from_source(&mut self, table: TableIndex, number: usize, values: SourceValues) {
+        if let Some(table) = self.tables.get_mut(table.0) {
+            table.supply_from_source(number, values);
+        }
+    }
+
+    /// The source was asked for rows of the table while its log ended at `lsn`: until then the destination's rows may be younger than
+    /// the stream. To be remembered beyond this session ([`StreamTable::distrusted_until`]) before the batch counts as written.
+    pub fn distrust_until(&mut self, table: TableIndex, lsn: Lsn) {
+        if let Some(table) = self.tables.get_mut(table.0) {
+            table.distrust_until(lsn);
+        }
+    }
+
+    /// Writes the rows that waited for values. Tables of which a row cannot be written go no further.
+    pub fn complete(&mut self) -> Vec<(TableIndex, Problem)> {
+        self.incomplete = 0;
+        let mut broken = Vec::new();
+        for index in &self.waiting {
+            let table = &mut self.tables[*index];
+            let was_used = table.is_incomplete();
+            if let Err(problem) = table.complete() {
+                table.stream.active = false;
+                broken.push((TableIndex(*index), *problem));
+            }
+            table.end_batch(was_used);
+        }
+        broken
     }
 
     /// Rows that wait.
@@ -287,15 +445,19 @@ impl Applier {
         }
         self.rows += table.rows() - rows;
         self.bytes += table.growth();
-        if let Err(problem) = written {
-            table.stream.active = false;
-            return Ok(Step::SetAside(vec![(TableIndex(*index), *problem)]));
-        }
+        let written = match written {
+            Ok(written) => written,
+            Err(problem) => {
+                table.stream.active = false;
+                return Ok(Step::SetAside(vec![(TableIndex(*index), *problem)]));
+            }
+        };
+        self.incomplete += usize::from(written != Written::Whole);
         self.changes += 1;
         let commits = self.commits.get_or_insert(CommitTimes { oldest: commit_time, newest: commit_time });
         commits.oldest = commits.oldest.min(commit_time);
         commits.newest = commits.newest.max(commit_time);
-        Ok(Step::Buffered)
+        Ok(if written == Written::FirstIncomplete { Step::Apart } else { Step::Buffered })
     }
 
     /// Matches a relation with the tables by oid and by name: a table that was renamed, dropped and made again, or given the

@@ -26,9 +26,11 @@
 //! Start reading at [`Applier`].
 
 pub mod applier;
+pub mod history;
 mod layout;
 mod problem;
 mod table;
 
 pub use applier::{Applier, ApplyError, Batch, CommitTimes, Step, TableIndex};
-pub use table::StreamTable;
+pub use history::{Found, OwnedCell, SourceValues};
+pub use table::{Sought, StreamTable};

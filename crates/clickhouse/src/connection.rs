@@ -152,6 +152,12 @@ impl Connection {
         within(timeout, self.client.query_raw(sql).fetch_all::<T>()).await
     }
 
+    /// Runs a statement and gives its answer in the format, whole.
+    pub(crate) async fn bytes(&self, sql: &str, format: &str, timeout: Duration) -> Result<Bytes, Failure> {
+        let exchange = async { self.client.query_raw(sql).fetch_bytes(format)?.collect().await };
+        within(timeout, exchange).await
+    }
+
     /// Sends one insert whole and waits for its answer. Dropped before everything is sent, nothing is applied.
     pub(crate) async fn insert(
         &self,

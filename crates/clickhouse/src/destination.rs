@@ -22,7 +22,7 @@ const SYNTAX_ERROR: u32 = 62;
 /// A destination. Clones are cheap and share connections; each call is one or a few HTTP requests, bounded in time.
 #[derive(Clone)]
 pub struct Destination {
-    connection: Connection,
+    pub(crate) connection: Connection,
     database: String,
     user: String,
 }

@@ -41,6 +41,14 @@ pub enum Error {
         /// What the exchange came to.
         source: Failure,
     },
+    /// Reading back rows.
+    #[error("cannot read back rows of table {table}")]
+    LookUp {
+        /// The table.
+        table: TableRef,
+        /// What the exchange came to.
+        source: Failure,
+    },
     /// Reading a table's definition.
     #[error("cannot look up table {table}")]
     Describe {

@@ -14,6 +14,7 @@ mod connection;
 mod destination;
 mod error;
 mod inspection;
+mod lookup;
 mod quoting;
 mod table;
 
@@ -22,5 +23,6 @@ pub use connection::{Compression, ConnectionOptions};
 pub use destination::{Destination, EnsuredTable, TableUuid};
 pub use error::{Error, Failure};
 pub use inspection::ServerFacts;
+pub use lookup::CurrentRow;
 pub use quoting::{quote_identifier, quote_string};
 pub use table::{TableRef, TargetTable, create_database_statement, create_table_statement};

@@ -2,7 +2,7 @@
 
 use millrace_model::spec::ReplicationMode;
 use millrace_model::work::{Outcome, Progress, Report, TableSize};
-use millrace_model::{Epoch, Problem, Recovery, Timestamp, WorkerId};
+use millrace_model::{Epoch, Lsn, Problem, Recovery, TableDefinition, Timestamp, WorkerId};
 
 use crate::aggregate::{Order, PipeAggregate};
 use crate::pipe::{PipeEvent, PipeState};
@@ -51,6 +51,13 @@ impl PipeAggregate {
                 self.order(worker.clone(), Order::Recorded(epoch, None));
                 Ok(self.failed(worker, epoch, task, &problems, now))
             }
+            Report::TableChanged(definition) => {
+                let index = self.table_index(&definition.name).ok_or(stale)?;
+                let table = definition.name.clone();
+                self.redefine(index, &definition, worker, now);
+                self.order(worker.clone(), Order::Recorded(epoch, Some(table)));
+                Ok(Aftermath::Fine)
+            }
             Report::TableSetAside(problem) => {
                 let table = problem.table.clone();
                 let index = table.as_ref().and_then(|table| self.table_index(table)).ok_or(stale)?;
@@ -84,6 +91,10 @@ impl PipeAggregate {
                     );
                     self.pipe.slot = Some(SlotRecord { name, consistent_point });
                     self.pipe.durable = consistent_point;
+                }
+                let resumed = self.pipe.slot.as_ref().filter(|slot| slot.consistent_point < consistent_point);
+                if resumed.is_some() {
+                    self.distrust_unfinished(consistent_point);
                 }
                 self.pipe.snapshot = Some(SnapshotRecord { epoch, name: snapshot_name });
                 self.touch_pipe();
@@ -203,6 +214,28 @@ impl PipeAggregate {
             _ => self.break_down(first, actor, now),
         }
         Aftermath::Fine
+    }
+
+    /// What is copied from now on is younger than the beginning of the stream.
+    fn distrust_unfinished(&mut self, position: Lsn) {
+        for index in 0..self.tables.len() {
+            let unfinished = matches!(self.tables[index].state, TableState::Waiting | TableState::Copying);
+            if let Some(definition) = self.tables[index].definition.as_mut().filter(|_| unfinished) {
+                definition.distrusted_until = definition.distrusted_until.max(position);
+                self.touch_table(index);
+            }
+        }
+    }
+
+    /// The stream knows the table by another definition.
+    fn redefine(&mut self, index: usize, definition: &TableDefinition, worker: &WorkerId, now: Timestamp) {
+        let known = self.tables[index].definition.replace(definition.clone());
+        self.touch_table(index);
+        if known.is_none_or(|known| known.columns != definition.columns) {
+            let columns: Vec<&str> = definition.columns.iter().map(|column| column.name.as_str()).collect();
+            let message = format!("{} has the columns {} from now on", definition.name, columns.join(", "));
+            self.note(message, Actor::Worker(worker.clone()), now);
+        }
     }
 
     fn set_aside(&mut self, index: usize, problem: Problem, worker: &WorkerId, now: Timestamp) {

@@ -51,6 +51,8 @@ fn definition(name: &TableName) -> TableDefinition {
         pages: 384,
         estimated_rows: 3000,
         bytes: 0,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -69,6 +69,8 @@ fn table(types: &[PgType], nullable: bool) -> TableDefinition {
         pages: 1,
         estimated_rows: 1,
         bytes: 8192,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -188,6 +188,21 @@ impl BlockBuilder {
         }
     }
 
+    /// Appends a value that was read back from the destination's column in `RowBinary`
+    /// ([`crate::row_binary::take_value`]); otherwise as [`BlockBuilder::append_cell`].
+    pub fn append_row_binary(&mut self, column: usize, value: &[u8]) -> Result<(), ValueError> {
+        let rows = self.rows;
+        let Some(column) = self.columns.get_mut(column) else {
+            return Err(no_column(column));
+        };
+        if column.values.rows() != rows {
+            return Err(column.error(Fault::Repeated));
+        }
+        column.values.append_row_binary(value).map_err(|fault| column.error(fault))?;
+        self.filled += 1;
+        Ok(())
+    }
+
     /// Appends what stands in a tombstone for a value that is not known: NULL where the column can hold it, else the
     /// type's default. Nothing is counted as altered. Does nothing where the row has a value already.
     pub fn append_default(&mut self, column: usize) {

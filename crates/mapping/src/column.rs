@@ -6,7 +6,8 @@ use crate::array::{elements_of_binary, elements_of_text};
 use crate::decoder::{Decoder, Fit, Form};
 use crate::dictionary::{Dictionary, DictionaryMark};
 use crate::error::Fault;
-use crate::native::Pieces;
+use crate::native::{Pieces, put_string};
+use crate::row_binary::{take, take_varint};
 use crate::{ChType, ColumnPlan};
 
 /// What NULL becomes.
@@ -107,6 +108,51 @@ impl Column {
     pub(crate) fn append_default(&mut self) {
         self.set_mark();
         self.push_default();
+    }
+
+    /// Appends a value that was read back from a column of the same type in `RowBinary`.
+    pub(crate) fn append_row_binary(&mut self, value: &[u8]) -> Result<(), Fault> {
+        self.set_mark();
+        let mut rest = value;
+        let appended = self.push_row_binary(&mut rest);
+        if appended.is_none() || !rest.is_empty() {
+            self.take_back();
+            return Err(Fault::Malformed);
+        }
+        Ok(())
+    }
+
+    fn push_row_binary(&mut self, rest: &mut &[u8]) -> Option<()> {
+        let nullable = match &self.body {
+            Body::Dictionary(dictionary) => dictionary.is_nullable(),
+            Body::Plain { .. } | Body::Array { .. } => self.nulls.is_some(),
+        };
+        if nullable && take(rest, 1)? != [0] {
+            self.push_default();
+            return Some(());
+        }
+        match &mut self.body {
+            Body::Plain { decoder, bytes } if decoder.writes_string() => {
+                let length = take_varint(rest)?;
+                put_string(bytes, take(rest, length)?);
+            }
+            Body::Plain { decoder, bytes } => bytes.extend_from_slice(take(rest, decoder.default_len())?),
+            Body::Dictionary(dictionary) => {
+                let length = take_varint(rest)?;
+                dictionary.push(take(rest, length)?);
+            }
+            Body::Array { ends, elements, .. } => {
+                for _ in 0..take_varint(rest)? {
+                    elements.push_row_binary(rest)?;
+                }
+                ends.extend_from_slice(&(elements.rows as u64).to_le_bytes());
+            }
+        }
+        if let Some(nulls) = &mut self.nulls {
+            nulls.push(0);
+        }
+        self.rows += 1;
+        Some(())
     }
 
     /// Takes the newest row back.

@@ -83,6 +83,20 @@ impl Decoder {
         }
     }
 
+    /// Whether what it writes is a String, with its length before it; everything else has [`Decoder::default_len`] bytes.
+    pub(crate) fn writes_string(self) -> bool {
+        matches!(
+            self,
+            Self::NumericText
+                | Self::Text
+                | Self::Jsonb
+                | Self::Bytea
+                | Self::TimeText
+                | Self::TextOnly
+                | Self::NoConversion
+        )
+    }
+
     /// Bytes of the target type's default value, all of which are zero in every type.
     pub(crate) fn default_len(self) -> usize {
         match self {

@@ -47,6 +47,10 @@ impl Dictionary {
         dictionary
     }
 
+    pub(crate) fn is_nullable(&self) -> bool {
+        self.nullable
+    }
+
     pub(crate) fn push(&mut self, label: &[u8]) {
         let number = match self.numbers.get(label) {
             Some(number) => *number,

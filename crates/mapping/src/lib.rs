@@ -23,6 +23,7 @@ pub mod error;
 mod native;
 mod numeric;
 pub mod plan;
+pub mod row_binary;
 
 pub use block::{BlockBuilder, Cell, EncodedBlock};
 pub use ch_type::{ChType, UnknownType};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::TableName;
+use crate::{Lsn, TableName};
 
 /// A PostgreSQL type, as far as Millrace tells types apart. Domains stand as their base type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ pub struct SourceColumn {
     pub generated: bool,
 }
 
-/// A source table as it was found at one moment.
+/// A source table as it was found at one moment, and what of it was recorded since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableDefinition {
     /// Its name.
@@ -106,4 +106,11 @@ pub struct TableDefinition {
     pub estimated_rows: u64,
     /// Size with TOAST and indexes left out of the latter, in bytes: `pg_table_size`.
     pub bytes: u64,
+    /// Columns that were dropped at the source and stand in the destination still.
+    #[serde(default)]
+    pub retired: Vec<String>,
+    /// Rows of the destination may be younger than the change stream up to here: where the copy went on under a later snapshot, or values were
+    /// taken from the source. Zero where they never are.
+    #[serde(default)]
+    pub distrusted_until: Lsn,
 }

@@ -150,7 +150,7 @@ pub enum Progress {
     SnapshotReady {
         /// For `SET TRANSACTION SNAPSHOT`.
         snapshot_name: String,
-        /// Where the new slot begins; zero where none was made.
+        /// Where the slot begins that was made; for one that stood already, the end of the log after the snapshot was taken. Zero without a slot.
         consistent_point: Lsn,
         /// The tables under the snapshot.
         sizes: Vec<TableSize>,
@@ -231,6 +231,8 @@ pub enum Report {
     Finished(Outcome),
     /// It cannot be done now; at least one problem, the first decides what follows.
     Failed(Vec<Problem>),
+    /// The stream knows the table by this definition from now on: its columns changed, or rows of it were taken from the source.
+    TableChanged(Box<TableDefinition>),
     /// The stream leaves out the problem's table from now on.
     TableSetAside(Problem),
 }

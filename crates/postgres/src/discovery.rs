@@ -132,6 +132,8 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
                 pages: u32::try_from(count(6)?).unwrap_or(u32::MAX),
                 estimated_rows: count(7)?,
                 bytes: count(8)?,
+                retired: Vec::new(),
+                distrusted_until: millrace_model::Lsn::ZERO,
             },
             kind: match kind.as_str() {
                 "r" => Kind::Table,

@@ -98,6 +98,16 @@ impl Session {
         text.parse().map_err(|_| Error::Protocol(format!("system identifier '{text}'")))
     }
 
+    /// Where the log ends.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn log_end(&self) -> Result<Lsn, Error> {
+        let what = "to say where its log ends";
+        let rows = self.rows(what, "SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
+        position(&column::<String>(&rows, what)?)
+    }
+
     /// What the server says of a slot; `None` where there is none of that name.
     ///
     /// # Errors

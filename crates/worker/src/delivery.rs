@@ -24,19 +24,43 @@ pub(crate) async fn deliver(
     block: &EncodedBlock,
     token: &str,
 ) -> Result<(), Problem> {
-    let began = Instant::now();
-    let mut pause = FIRST_PAUSE;
+    let mut patience = Patience::new(source);
     loop {
-        let Err(error) = destination.insert(table, block, token, None).await else { return Ok(()) };
-        let problem = classify(&error);
-        if problem.recovery != Recovery::Retry {
-            return Err(problem.of_table(source));
+        match destination.insert(table, block, token, None).await {
+            Ok(()) => return Ok(()),
+            Err(error) => patience.wait(&error).await?,
         }
-        if began.elapsed() > PATIENCE {
+    }
+}
+
+/// How trouble at the destination is waited out: with growing pauses, not for ever.
+pub(crate) struct Patience<'a> {
+    source: &'a TableName,
+    began: Instant,
+    pause: Duration,
+}
+
+impl<'a> Patience<'a> {
+    /// For work on the destination of a source table.
+    pub(crate) fn new(source: &'a TableName) -> Self {
+        Self { source, began: Instant::now(), pause: FIRST_PAUSE }
+    }
+
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    /// Trying again is of no use, or was of none for long enough.
+    pub(crate) async fn wait(&mut self, error: &millrace_clickhouse::Error) -> Result<(), Problem> {
+        let problem = classify(error);
+        if problem.recovery != Recovery::Retry {
+            return Err(problem.of_table(self.source));
+        }
+        if self.began.elapsed() > PATIENCE {
             return Err(problem);
         }
-        tracing::warn!(table.name = %source, %problem, "insert will be repeated");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tracing::warn!(table.name = %self.source, %problem, "will be repeated");
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The assignments that a worker holds, and what it has still to say about them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use millrace_model::work::{Progress, Report};
 use millrace_model::{Epoch, TableName};
@@ -37,11 +37,12 @@ pub(crate) struct Held {
     pub(crate) cancel: CancellationToken,
     /// Asks it to finish what it has read.
     pub(crate) drain: CancellationToken,
-    /// Tells a stream that the coordinator has stored that a table is set aside.
+    /// Tells a stream that the coordinator has stored what it said of a table.
     pub(crate) acknowledged: mpsc::Sender<TableName>,
     /// Said again after a reconnect, since the coordinator may have missed it.
     progress: Option<Progress>,
-    set_aside: HashMap<TableName, Report>,
+    /// By table, in the order in which they were said.
+    notices: HashMap<TableName, VecDeque<Report>>,
     /// How it ended; held until the coordinator has stored it.
     ended: Option<Report>,
 }
@@ -99,8 +100,11 @@ impl Desk {
             Report::Progress(progress) => held.progress = Some(progress.clone()),
             Report::TableSetAside(problem) => {
                 if let Some(table) = &problem.table {
-                    held.set_aside.insert(table.clone(), report.clone());
+                    held.notices.entry(table.clone()).or_default().push_back(report.clone());
                 }
+            }
+            Report::TableChanged(table) => {
+                held.notices.entry(table.name.clone()).or_default().push_back(report.clone());
             }
             Report::Finished(_) | Report::Failed(_) => held.ended = Some(report.clone()),
         }
@@ -115,7 +119,7 @@ impl Desk {
             }
             Some(table) => {
                 if let Some(held) = self.held.get_mut(&epoch)
-                    && held.set_aside.remove(&table).is_some()
+                    && held.notices.get_mut(&table).and_then(VecDeque::pop_front).is_some()
                 {
                     // A stream that has ended no longer listens.
                     let _ = held.acknowledged.try_send(table);
@@ -130,7 +134,7 @@ impl Desk {
         for (epoch, held) in &self.held {
             reports
                 .extend(held.progress.iter().cloned().map(|progress| (*epoch, Report::Progress(progress))));
-            reports.extend(held.set_aside.values().cloned().map(|report| (*epoch, report)));
+            reports.extend(held.notices.values().flatten().cloned().map(|report| (*epoch, report)));
             reports.extend(held.ended.iter().cloned().map(|report| (*epoch, report)));
         }
         reports
@@ -143,7 +147,7 @@ impl Held {
         drain: CancellationToken,
         acknowledged: mpsc::Sender<TableName>,
     ) -> Self {
-        Self { cancel, drain, acknowledged, progress: None, set_aside: HashMap::new(), ended: None }
+        Self { cancel, drain, acknowledged, progress: None, notices: HashMap::new(), ended: None }
     }
 }
 

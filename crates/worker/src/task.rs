@@ -39,7 +39,7 @@ impl Shared {
 pub(crate) struct Signals {
     /// Finish what was read, then end.
     pub(crate) drain: CancellationToken,
-    /// The coordinator has stored that these tables are set aside.
+    /// The coordinator has stored what was said of these tables, once for each time.
     pub(crate) acknowledgements: mpsc::Receiver<TableName>,
 }
 

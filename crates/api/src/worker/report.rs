@@ -25,6 +25,9 @@ pub(super) fn write(epoch: Epoch, report: &Report) -> Request {
             Request::Finished(wire::Finished { epoch, result: Some(write_outcome(outcome)) })
         }
         Report::Failed(problems) => Request::Failed(wire::Failed { epoch, problems: problems_out(problems) }),
+        Report::TableChanged(table) => {
+            Request::TableChanged(wire::TableChanged { epoch, table: Some(definition::write(table)) })
+        }
         Report::TableSetAside(problem) => Request::TableSetAside(wire::TableSetAside {
             epoch,
             problem: Some(pipe_wire::Problem::from(problem)),
@@ -162,6 +165,12 @@ pub(super) fn read_failed(failed: wire::Failed) -> Result<WorkerMessage, Protoco
         return Err(missing("problems"));
     }
     message(failed.epoch, Report::Failed(problems_in("problems", failed.problems)?))
+}
+
+pub(super) fn read_changed(changed: wire::TableChanged) -> Result<WorkerMessage, ProtocolError> {
+    let table = changed.table.ok_or_else(|| missing("table"))?;
+    let table = definition::read(table).map_err(|error| error.within("table"))?;
+    message(changed.epoch, Report::TableChanged(Box::new(table)))
 }
 
 pub(super) fn read_set_aside(set_aside: wire::TableSetAside) -> Result<WorkerMessage, ProtocolError> {

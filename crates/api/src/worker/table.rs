@@ -1,6 +1,6 @@
 //! Source tables as they were recorded at provisioning.
 
-use millrace_model::{PgType, ReplicaIdentity, SourceColumn, TableDefinition};
+use millrace_model::{Lsn, PgType, ReplicaIdentity, SourceColumn, TableDefinition};
 
 use crate::problem::table;
 use crate::proto::worker::v1 as wire;
@@ -36,6 +36,8 @@ pub(super) fn write(table: &TableDefinition) -> wire::TableDefinition {
         pages: table.pages,
         estimated_rows: table.estimated_rows,
         bytes: table.bytes,
+        retired_columns: table.retired.clone(),
+        distrusted_until_lsn: table.distrusted_until.0,
     }
 }
 
@@ -65,6 +67,8 @@ pub(super) fn read(definition: wire::TableDefinition) -> Result<TableDefinition,
         pages: definition.pages,
         estimated_rows: definition.estimated_rows,
         bytes: definition.bytes,
+        retired: definition.retired_columns,
+        distrusted_until: Lsn(definition.distrusted_until_lsn),
     })
 }
 

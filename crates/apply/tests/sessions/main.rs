@@ -2,5 +2,6 @@
 
 mod convergence;
 mod native;
+mod out_of_line;
 mod scenarios;
 mod scene;

@@ -179,27 +179,40 @@ fn an_unchanged_key_is_taken_from_the_old_key() {
 }
 
 #[test]
-fn an_unchanged_value_that_nothing_carries_sets_the_table_aside_and_writes_nothing() {
+fn an_unchanged_value_that_nothing_carries_waits_apart() {
     let mut scene = begun(ReplicaIdentity::Default);
     scene.insert(ITEMS, "1, first, a long note");
     scene.update(ITEMS, "7, FIRST, ~");
+    scene.take();
     scene.insert(ITEMS, "2, second, NULL");
     scene.commit();
-    assert_snapshot!(scene.story(), @r#"
-    set aside items: public.items: an update of the row with id = 7 does not carry column "note", which it left unchanged and which is stored out of line [TOAST_VALUE_MISSING]; run ALTER TABLE public.items REPLICA IDENTITY FULL, then copy the table anew
+    assert_eq!((scene.applier.incomplete_rows(), scene.applier.buffered_rows()), (1, 2));
+    assert_snapshot!(scene.story(), @r"
+    apart
+    batch of 2 changes, committed 0/0, commits at 1s to 1s
+      items
+        0/30 + 1, first, a long note
     committed 0/68 at 1s
     batch of 1 changes, committed 0/68, commits at 1s to 1s
       items
-        0/30 + 1, first, a long note
-    "#);
+        0/50 + 2, second, NULL
+    ");
 }
 
 #[test]
 fn a_key_tuple_never_lends_its_nulls_as_values() {
     let mut scene = begun(ReplicaIdentity::Default);
     scene.update_from_key(ITEMS, "1, NULL, NULL", "2, FIRST, ~");
+    assert_eq!(scene.applier.incomplete_rows(), 1);
+}
+
+#[test]
+fn without_a_place_an_unchanged_value_that_nothing_carries_sets_the_table_aside() {
+    let items = table(ITEMS, "items", &["id bigint!", "note text"], &[], ReplicaIdentity::Default);
+    let mut scene = Scene::begun(vec![items]);
+    scene.update(ITEMS, "7, ~");
     assert_snapshot!(scene.story(), @r#"
-    set aside items: public.items: an update of the row with id = 2 does not carry column "note", which it left unchanged and which is stored out of line [TOAST_VALUE_MISSING]; run ALTER TABLE public.items REPLICA IDENTITY FULL, then copy the table anew
+    set aside items: public.items: an update of the row with no key does not carry column "note", which it left unchanged and which is stored out of line [TOAST_VALUE_MISSING]; run ALTER TABLE public.items REPLICA IDENTITY FULL, then copy the table anew
     batch of 0 changes, committed 0/0
     "#);
 }
@@ -385,7 +398,7 @@ fn a_row_that_fails_half_way_leaves_nothing_behind() {
     let mut scene = begun(ReplicaIdentity::Default);
     scene.insert(ITEMS, "1, first, NULL");
     let before = scene.applier.buffered_bytes();
-    scene.update(ITEMS, "2, a name that was appended already, ~");
+    scene.insert(ITEMS, "two, a name, NULL");
     assert_eq!((scene.applier.buffered_rows(), scene.applier.buffered_bytes()), (1, before));
 }
 

@@ -50,6 +50,8 @@ pub(crate) fn table(
         pages: 0,
         estimated_rows: 0,
         bytes: 0,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     };
     let options = MappingOptions { allow_nullable_columns: true, time64: true };
     StreamTable {
@@ -57,6 +59,7 @@ pub(crate) fn table(
         definition,
         excluded: Vec::new(),
         sorting_key: Vec::new(),
+        distrusted_until: Lsn::ZERO,
         active: true,
     }
 }
@@ -131,8 +134,11 @@ impl Scene {
         let step = self.try_send(body).expect("the session goes on");
         let name = |table: &TableIndex| self.names[table.0].as_str();
         match &step {
-            Step::Buffered => {}
-            Step::Ignored => {}
+            Step::Buffered | Step::Ignored => {}
+            Step::Apart => self.story.push_str("apart\n"),
+            Step::Spool { .. } | Step::Forget { .. } | Step::Replay { .. } => {
+                let _ = writeln!(self.story, "{step:?}");
+            }
             Step::Committed { end, commit_time } => {
                 let _ = writeln!(self.story, "committed {end} at {}s", commit_time.0 / 1_000_000);
             }

@@ -70,6 +70,8 @@ fn definition(name: &TableName) -> TableDefinition {
         pages: 384,
         estimated_rows: 3000,
         bytes: u64::MAX,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -106,6 +106,8 @@ fn everything() -> (TableDefinition, Vec<[Option<String>; 3]>) {
         pages: 0,
         estimated_rows: 0,
         bytes: 0,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     };
     (definition, values)
 }

@@ -31,6 +31,8 @@ pub fn table(columns: &[(&str, PgType, bool)]) -> TableDefinition {
         pages: 1,
         estimated_rows: 1,
         bytes: 8192,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
 

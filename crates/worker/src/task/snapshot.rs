@@ -27,7 +27,8 @@ pub(crate) async fn run(
         }
         SlotRequest::Existing { name } => {
             session.require_usable_slot(&name).await.map_err(failed)?;
-            (SnapshotSession::plain(&spec.source, &application).await.map_err(failed)?, Lsn::ZERO)
+            let snapshot = SnapshotSession::plain(&spec.source, &application).await.map_err(failed)?;
+            (snapshot, session.log_end().await.map_err(failed)?)
         }
         SlotRequest::None => {
             (SnapshotSession::plain(&spec.source, &application).await.map_err(failed)?, Lsn::ZERO)

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use millrace_apply::{OwnedCell, StreamTable};
 use millrace_model::work::Outcome;
 use millrace_model::{Epoch, PipeId, PipeSpec, Problem, Recovery};
 use millrace_postgres::quoting::{quote_identifier, quote_literal};
-use millrace_postgres::{Session, classify};
+use millrace_postgres::{KeyValue, Session, classify};
 
 use super::Ending;
 
@@ -40,6 +41,26 @@ pub(crate) async fn claim_slot(
     }
     session.require_usable_slot(slot_name).await.map_err(failed)?;
     session.release_slot(slot_name).await.map_err(failed)
+}
+
+/// The long values of the row at a place as the source has it now; `None` where it has no such row.
+pub(crate) async fn find_row(
+    session: &Session,
+    table: &StreamTable,
+    place: &[OwnedCell],
+) -> Result<Option<Vec<Option<Vec<u8>>>>, Vec<Problem>> {
+    let mut key = Vec::new();
+    for (name, cell) in table.place().into_iter().zip(place) {
+        match cell {
+            OwnedCell::Text(value) => key.push((name, KeyValue::Text(value))),
+            OwnedCell::Binary(value) => key.push((name, KeyValue::Binary(value))),
+            // Nothing is equal to NULL.
+            OwnedCell::Null => return Ok(None),
+        }
+    }
+    let columns: Vec<&str> = table.long_columns().map(|column| column.name.as_str()).collect();
+    let found = session.row_by_key(&table.definition.name, &columns, &key).await;
+    found.map_err(|error| vec![classify(&error)])
 }
 
 /// Makes the slot inactive.

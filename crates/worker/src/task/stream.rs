@@ -4,13 +4,14 @@
 //! a table. Several batches may be on their way; the position that the slot may forget is the end of the last transaction in the longest unbroken run of
 //! arrived batches. Nothing else ever moves it.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use millrace_apply::{Applier, Batch, Step, TableIndex};
+use millrace_apply::{Applier, Batch, Found, Step, TableIndex};
 use millrace_clickhouse::Destination;
-use millrace_mapping::streams_as_binary;
+use millrace_mapping::{ChType, streams_as_binary};
+use millrace_model::spec::TruncatePolicy;
 use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, Work};
 use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableDefinition, TableName, Timestamp};
 use millrace_postgres::{ReplicationEvent, ReplicationStream, classify};
@@ -21,7 +22,7 @@ use tracing::Instrument;
 use super::tables::{self, PlannedTable};
 use super::{Ending, Shared, Signals, source};
 use crate::budget::Reservation;
-use crate::delivery::deliver;
+use crate::delivery::{Patience, deliver};
 use crate::desk::Reporter;
 
 /// Batches that may be on their way at a time.
@@ -30,6 +31,8 @@ const BATCHES: usize = 2;
 const INSERTS: usize = 4;
 /// What waits is sent once it is so large, and nothing more is read until there is room for a batch.
 const BATCH_BYTES: usize = 16 << 20;
+/// Rows of a batch that may lack values: they are looked for by statements that name them all.
+const INCOMPLETE_ROWS: usize = 2_000;
 /// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
 const STATUS: Duration = Duration::from_secs(5);
 /// How often the coordinator hears how far the stream is.
@@ -120,7 +123,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         next_batch: 0,
         last_batch: None,
         insert_took: Duration::ZERO,
-        unacknowledged: HashSet::new(),
+        unacknowledged: HashMap::new(),
         held_at: Lsn::ZERO,
         changes: 0,
         table_changes: BTreeMap::new(),
@@ -172,8 +175,8 @@ struct Pump<'a> {
     next_batch: u64,
     last_batch: Option<Instant>,
     insert_took: Duration,
-    /// Tables that were set aside and of which the coordinator has not said that it knows.
-    unacknowledged: HashSet<TableName>,
+    /// Tables of which something was said that the coordinator has not said that it knows, and how often.
+    unacknowledged: HashMap<TableName, usize>,
     /// The slot does not pass this while there are such tables: were they forgotten, their changes must be read again.
     held_at: Lsn,
     changes: u64,
@@ -225,12 +228,12 @@ impl Pump<'_> {
                 Wake::Drain => return self.drain(signals).await,
                 Wake::Arrived(arrived) => self.arrived(arrived).await?,
                 Wake::Acknowledged(table) => {
-                    self.unacknowledged.remove(&table);
+                    self.acknowledged(&table);
                     self.acknowledge(false).await?;
                 }
                 Wake::Status => self.acknowledge(false).await?,
                 Wake::Report => self.report(),
-                Wake::Flush => self.send().await,
+                Wake::Flush => self.send().await?,
                 Wake::Read(read) => {
                     read.map_err(|error| vec![classify(&error)])?;
                     self.take_in().await?;
@@ -249,7 +252,9 @@ impl Pump<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.applier.buffered_rows() >= self.batch_rows || self.applier.buffered_bytes() >= BATCH_BYTES
+        self.applier.buffered_rows() >= self.batch_rows
+            || self.applier.buffered_bytes() >= BATCH_BYTES
+            || self.applier.incomplete_rows() >= INCOMPLETE_ROWS
     }
 
     /// Takes in everything that was read.
@@ -301,18 +306,14 @@ impl Pump<'_> {
     async fn step(&mut self, step: Step) -> Result<(), Vec<Problem>> {
         match step {
             Step::Buffered => self.changes += 1,
-            Step::Ignored | Step::Committed { .. } => {}
-            Step::SetAside(tables) => {
-                for (index, problem) in tables {
-                    let name = self.planned[index.0].definition.name.clone();
-                    tracing::warn!(table.name = %name, %problem, "table is set aside");
-                    if self.unacknowledged.is_empty() {
-                        self.held_at = self.durable;
-                    }
-                    self.unacknowledged.insert(name);
-                    self.reporter.must_say(Report::TableSetAside(problem)).await;
-                }
+            Step::Apart => {
+                self.changes += 1;
+                self.dispatch();
             }
+            Step::Ignored | Step::Committed { .. } => {}
+            Step::SetAside(tables) => self.set_aside(tables).await,
+            Step::Spool { .. } | Step::Forget { .. } | Step::Replay { .. } => {}
+            Step::Truncate { .. } if self.stream.spec.settings.truncate == TruncatePolicy::Ignore => {}
             Step::Truncate { tables, lsn } => {
                 self.arrive_all().await?;
                 for TableIndex(index) in tables {
@@ -341,8 +342,101 @@ impl Pump<'_> {
         }
     }
 
-    /// Sends everything that waits as one batch.
-    async fn send(&mut self) {
+    /// Sends everything that waits as one batch, rows that lacked values completed.
+    async fn send(&mut self) -> Result<(), Vec<Problem>> {
+        if self.applier.is_incomplete() {
+            self.find_values().await?;
+        }
+        let broken = self.applier.complete();
+        if !broken.is_empty() {
+            self.set_aside(broken).await;
+        }
+        self.dispatch();
+        Ok(())
+    }
+
+    /// Looks for the values that updates left out: in the destination as it was before this batch, then at the source.
+    async fn find_values(&mut self) -> Result<(), Vec<Problem>> {
+        self.arrive_sent().await?;
+        for (table, sought) in self.applier.sought() {
+            let planned = &self.planned[table.0];
+            let columns = sought.columns.iter().map(|column| &planned.columns[*column]);
+            let columns: Vec<(&str, &ChType)> =
+                columns.map(|column| (column.name.as_str(), &column.target)).collect();
+            let target = &planned.target;
+            let mut patience = Patience::new(&target.source);
+            let rows = loop {
+                let rows = self.destination.current_rows(
+                    &target.table,
+                    &target.metadata,
+                    &sought.places,
+                    &sought.place,
+                    &columns,
+                );
+                match rows.await {
+                    Ok(rows) => break rows,
+                    Err(error) => patience.wait(&error).await.map_err(|problem| vec![problem])?,
+                }
+            };
+            for row in rows {
+                let found = Found { version: row.version, is_deleted: row.is_deleted, values: row.values };
+                self.applier.supply(table, row.ordinal, found);
+            }
+        }
+        let sought = self.applier.still_sought();
+        if sought.is_empty() {
+            return Ok(());
+        }
+        let session = source::connect(&self.stream.spec).await?;
+        for (table, rows) in sought {
+            let mut found = Vec::new();
+            let stream_table = self.planned[table.0].stream_table();
+            for (number, place) in rows {
+                let values = source::find_row(&session, &stream_table, &place).await?;
+                found.extend(values.map(|values| (number, values)));
+            }
+            // Only now, so that it is not before what was read.
+            let end = session.log_end().await.map_err(|error| vec![classify(&error)])?;
+            for (number, values) in found {
+                self.applier.supply_from_source(table, number, values);
+            }
+            self.applier.distrust_until(table, end);
+            let definition = &mut self.planned[table.0].definition;
+            definition.distrusted_until = definition.distrusted_until.max(end);
+            let definition = definition.clone();
+            self.say(definition.name.clone(), Report::TableChanged(Box::new(definition))).await;
+        }
+        Ok(())
+    }
+
+    async fn set_aside(&mut self, tables: Vec<(TableIndex, Problem)>) {
+        for (index, problem) in tables {
+            let name = self.planned[index.0].definition.name.clone();
+            tracing::warn!(table.name = %name, %problem, "table is set aside");
+            self.say(name, Report::TableSetAside(problem)).await;
+        }
+    }
+
+    /// Says something that must be in the catalog before the slot passes what led to it.
+    async fn say(&mut self, table: TableName, report: Report) {
+        if self.unacknowledged.is_empty() {
+            self.held_at = self.durable;
+        }
+        *self.unacknowledged.entry(table).or_default() += 1;
+        self.reporter.must_say(report).await;
+    }
+
+    fn acknowledged(&mut self, table: &TableName) {
+        if let Some(times) = self.unacknowledged.get_mut(table) {
+            *times -= 1;
+            if *times == 0 {
+                self.unacknowledged.remove(table);
+            }
+        }
+    }
+
+    /// Sends the blocks that wait.
+    fn dispatch(&mut self) {
         let Batch { blocks, committed, commits, .. } = self.applier.take(now());
         if blocks.is_empty() {
             return;
@@ -407,8 +501,13 @@ impl Pump<'_> {
     /// Waits until everything that was read is in the destination. PostgreSQL hears of us meanwhile.
     async fn arrive_all(&mut self) -> Result<(), Vec<Problem>> {
         if self.applier.buffered_rows() > 0 {
-            self.send().await;
+            self.send().await?;
         }
+        self.arrive_sent().await
+    }
+
+    /// Waits until everything that was sent is in the destination.
+    async fn arrive_sent(&mut self) -> Result<(), Vec<Problem>> {
         while !self.batches.is_empty() {
             tokio::select! {
                 Some(arrived) = self.arriving.join_next() => {
@@ -465,7 +564,7 @@ impl Pump<'_> {
         self.arrive_all().await?;
         while !self.unacknowledged.is_empty() {
             match signals.acknowledgements.recv().await {
-                Some(table) => self.unacknowledged.remove(&table),
+                Some(table) => self.acknowledged(&table),
                 None => break,
             };
         }

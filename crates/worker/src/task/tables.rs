@@ -51,6 +51,7 @@ impl PlannedTable {
             columns: self.columns.clone(),
             excluded: self.spec.excluded_columns.clone(),
             sorting_key: self.spec.sorting_keys.clone(),
+            distrusted_until: self.definition.distrusted_until,
             active: true,
         }
     }

@@ -1,0 +1,291 @@
+//! Values that updates leave out are found again: in the batch, in the destination, at the source, and after a crash.
+
+use std::collections::BTreeMap;
+
+use millrace_apply::{Applier, Found, Step, StreamTable};
+use millrace_model::spec::MetadataColumns;
+use millrace_model::{Lsn, ReplicaIdentity, Timestamp};
+use millrace_pgoutput::encode::encode;
+use millrace_pgoutput::{Begin, Body, Cell, Commit, Delete, Insert, Message, OldTuple, Update};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::native;
+use crate::scene::{relation_of, row, table};
+
+const OID: u32 = 1;
+
+#[derive(Debug, Clone)]
+enum Action {
+    Put {
+        id: u8,
+        note: u8,
+    },
+    /// Changes the name; the note stays where it is.
+    Rename {
+        id: u8,
+        name: u8,
+    },
+    /// Changes the note too.
+    Rewrite {
+        id: u8,
+        name: u8,
+        note: u8,
+    },
+    /// Gives the row another key; the note stays where it is.
+    Move {
+        id: u8,
+        to: u8,
+    },
+    Delete {
+        id: u8,
+    },
+    Commit,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let id = || 0..4u8;
+    prop_oneof![
+        3 => (id(), any::<u8>()).prop_map(|(id, note)| Action::Put { id, note }),
+        5 => (id(), any::<u8>()).prop_map(|(id, name)| Action::Rename { id, name }),
+        2 => (id(), any::<u8>(), any::<u8>()).prop_map(|(id, name, note)| Action::Rewrite { id, name, note }),
+        3 => (id(), id()).prop_map(|(id, to)| Action::Move { id, to }),
+        2 => id().prop_map(|id| Action::Delete { id }),
+        3 => Just(Action::Commit),
+    ]
+}
+
+/// A table at the source: id to name and note.
+type Model = BTreeMap<u8, (String, String)>;
+
+/// What the source logged, and its table after all of it.
+struct Log {
+    messages: Vec<(Lsn, Vec<u8>)>,
+    /// The table as it was when the destination was copied, and the end of the log then.
+    copied: Model,
+    copied_at: Lsn,
+    end: Model,
+}
+
+fn log(actions: &[Action], copied_after: usize) -> Log {
+    let items = items();
+    let mut messages = Vec::new();
+    let mut send = |body: Body<'_>| {
+        let lsn = Lsn(16 * (messages.len() as u64 + 1));
+        messages.push((lsn, encode(&Message::from(body))));
+        lsn
+    };
+    let begin = || Body::Begin(Begin { final_lsn: Lsn::ZERO, commit_time: Timestamp(0), xid: 7 });
+    send(begin());
+    send(Body::Relation(relation_of(&items)));
+    let mut model = Model::new();
+    let mut copied = (Model::new(), Lsn::ZERO);
+    for (position, action) in actions.iter().enumerate() {
+        let text = |id: u8, (name, note): &(String, String)| row(&format!("{id}, {name}, {note}"));
+        match action {
+            Action::Put { id, note } => {
+                if model.contains_key(id) {
+                    continue;
+                }
+                let new = (format!("n{position}"), format!("note {note}"));
+                send(Body::Insert(Insert { relation: OID, new: text(*id, &new).as_tuple() }));
+                model.insert(*id, new);
+            }
+            Action::Rename { id, name } => {
+                let Some(held) = model.get_mut(id) else { continue };
+                held.0 = format!("n{position} {name}");
+                let new = row(&format!("{id}, {}, ~", held.0));
+                send(Body::Update(Update { relation: OID, old: None, new: new.as_tuple() }));
+            }
+            Action::Rewrite { id, name, note } => {
+                let Some(held) = model.get_mut(id) else { continue };
+                *held = (format!("n{position} {name}"), format!("note {note}"));
+                let new = text(*id, held);
+                send(Body::Update(Update { relation: OID, old: None, new: new.as_tuple() }));
+            }
+            Action::Move { id, to } => {
+                if model.contains_key(to) {
+                    continue;
+                }
+                let Some(held) = model.remove(id) else { continue };
+                let old = row(&format!("{id}, NULL, NULL"));
+                let new = row(&format!("{to}, {}, ~", held.0));
+                let old = Some(OldTuple::Key(old.as_tuple()));
+                send(Body::Update(Update { relation: OID, old, new: new.as_tuple() }));
+                model.insert(*to, held);
+            }
+            Action::Delete { id } => {
+                if model.remove(id).is_none() {
+                    continue;
+                }
+                let old = row(&format!("{id}, NULL, NULL"));
+                send(Body::Delete(Delete { relation: OID, old: OldTuple::Key(old.as_tuple()) }));
+            }
+            Action::Commit => {
+                let end_lsn = Lsn(16 * (position as u64 + 1));
+                send(Body::Commit(Commit { commit_lsn: end_lsn, end_lsn, commit_time: Timestamp(0) }));
+                send(begin());
+            }
+        }
+        if position + 1 == copied_after {
+            // A position after everything that was logged so far.
+            copied = (model.clone(), send(Body::Origin { commit_lsn: Lsn::ZERO, name: "" }));
+        }
+    }
+    send(Body::Commit(Commit { commit_lsn: Lsn(1), end_lsn: Lsn(1), commit_time: Timestamp(0) }));
+    let (copied, copied_at) = copied;
+    Log { messages, copied, copied_at, end: model }
+}
+
+/// The newest version of each row, tombstones too; older ones are merged away at once.
+struct Destination {
+    rows: BTreeMap<String, native::Row>,
+    /// What is remembered of lookups at the source, and of a later snapshot.
+    distrusted_until: Lsn,
+    log_end: Lsn,
+}
+
+impl Destination {
+    fn insert(&mut self, row: native::Row) {
+        let held = self.rows.get(&row.values[0]);
+        if held.is_none_or(|held| row.version >= held.version) {
+            self.rows.insert(row.values[0].clone(), row);
+        }
+    }
+
+    fn write(&mut self, applier: &mut Applier) {
+        for (_, block) in applier.take(Timestamp(0)).blocks {
+            native::rows(&block).into_iter().for_each(|row| self.insert(row));
+        }
+    }
+
+    /// What the worker does before it sends a batch.
+    fn send(&mut self, applier: &mut Applier, source: &Model) {
+        if applier.is_incomplete() {
+            for (table, sought) in applier.sought() {
+                for place in native::rows(&sought.places) {
+                    let Some(row) = self.rows.get(&place.values[0]).filter(|row| !row.is_deleted) else {
+                        continue;
+                    };
+                    let columns = sought.columns.iter().map(|column| nullable_text(&row.values[*column]));
+                    let (version, is_deleted) = (row.version, row.is_deleted);
+                    let found = Found { version, is_deleted, values: columns.collect() };
+                    applier.supply(table, place.version, found);
+                }
+            }
+            for (table, rows) in applier.still_sought() {
+                for (position, place) in rows {
+                    let millrace_mapping::Cell::Text(id) = place[0].lend() else { panic!("text was sent") };
+                    let id: u8 = std::str::from_utf8(id).expect("text").parse().expect("a number");
+                    let values = source.get(&id).map(|(name, note)| {
+                        [name, note].map(|value| Some(value.clone().into_bytes())).to_vec()
+                    });
+                    if let Some(values) = values {
+                        applier.supply_from_source(table, position, values);
+                    }
+                    applier.distrust_until(table, self.log_end);
+                    self.distrusted_until = self.log_end;
+                }
+            }
+        }
+        assert_eq!(applier.complete(), []);
+        self.write(applier);
+    }
+
+    fn current(&self) -> Model {
+        let rows = self.rows.values().filter(|row| !row.is_deleted);
+        rows.map(|row| {
+            (row.values[0].parse().expect("a number"), (row.values[1].clone(), row.values[2].clone()))
+        })
+        .collect()
+    }
+}
+
+/// `Nullable(String)` in `RowBinary`.
+fn nullable_text(value: &str) -> Vec<u8> {
+    let length = u8::try_from(value.len()).expect("short");
+    [&[0, length], value.as_bytes()].concat()
+}
+
+fn items() -> StreamTable {
+    table(OID, "items", &["id bigint!", "name text", "note text"], &["id"], ReplicaIdentity::Default)
+}
+
+fn applier(distrusted_until: Lsn) -> Applier {
+    Applier::new(vec![StreamTable { distrusted_until, ..items() }], &MetadataColumns::millrace())
+}
+
+/// Carries the log from its beginning; batches end where `takes` says, and after `crash` messages it begins anew.
+fn carry(log: &Log, takes: &[bool], crash: Option<usize>, destination: &mut Destination) {
+    let mut session = applier(destination.distrusted_until);
+    for (number, (lsn, payload)) in log.messages.iter().enumerate() {
+        if crash == Some(number) {
+            return carry(log, takes, None, destination);
+        }
+        match session.apply(*lsn, payload).expect("the session goes on") {
+            Step::Apart => destination.write(&mut session),
+            Step::SetAside(tables) => panic!("set aside: {tables:?}"),
+            _ => {}
+        }
+        if takes.get(number % takes.len().max(1)).copied().unwrap_or(false) {
+            destination.send(&mut session, &log.end);
+        }
+    }
+    destination.send(&mut session, &log.end);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn unchanged_values_are_kept(
+        actions in vec(action(), 0..50),
+        takes in vec(prop::bool::weighted(0.15), 1..40),
+        crash in prop::option::of(0..60usize),
+        copied_after in 0..50usize,
+    ) {
+        let log = log(&actions, copied_after);
+        let log_end = Lsn(16 * (log.messages.len() as u64 + 1));
+        let mut destination = Destination { rows: BTreeMap::new(), distrusted_until: log.copied_at, log_end };
+        // A copy taken somewhere in the middle of what the stream will bring, as after a lost snapshot.
+        for (id, (name, note)) in &log.copied {
+            let values = vec![id.to_string(), name.clone(), note.clone()];
+            destination.insert(native::Row { version: 0, is_deleted: false, values });
+        }
+        carry(&log, &takes, crash, &mut destination);
+        prop_assert_eq!(destination.current(), log.end);
+    }
+}
+
+#[test]
+fn a_value_is_found_in_the_batch_without_asking_anybody() {
+    let mut session = applier(Lsn::ZERO);
+    let items = items();
+    let mut lsn = 0;
+    let mut send = |session: &mut Applier, body: Body<'_>| {
+        lsn += 16;
+        session.apply(Lsn(lsn), &encode(&Message::from(body))).unwrap()
+    };
+    send(&mut session, Body::Begin(Begin { final_lsn: Lsn::ZERO, commit_time: Timestamp(0), xid: 7 }));
+    send(&mut session, Body::Relation(relation_of(&items)));
+    let update = |new: &str| row(new);
+    let first = send(
+        &mut session,
+        Body::Update(Update { relation: OID, old: None, new: update("1, a, ~").as_tuple() }),
+    );
+    assert_eq!((first, session.incomplete_rows()), (Step::Apart, 1));
+    send(&mut session, Body::Insert(Insert { relation: OID, new: row("2, b, long").as_tuple() }));
+    let second = send(
+        &mut session,
+        Body::Update(Update { relation: OID, old: None, new: update("2, c, ~").as_tuple() }),
+    );
+    assert_eq!((second, session.incomplete_rows()), (Step::Buffered, 1));
+    // The binary form is kept as it came.
+    let binary = [Cell::Binary(&[0, 0, 0, 0, 0, 0, 0, 3]), Cell::Text(b"d"), Cell::Text(b"longer")];
+    let binary: millrace_pgoutput::encode::TupleBuffer = binary.into_iter().collect();
+    send(&mut session, Body::Insert(Insert { relation: OID, new: binary.as_tuple() }));
+    assert_eq!(session.complete(), []);
+    let batch = session.take(Timestamp(0));
+    let rows: Vec<String> = native::rows(&batch.blocks[0].1).iter().map(|row| row.values.join(" ")).collect();
+    assert_eq!(rows, ["2 b long", "2 c long", "3 d longer"]);
+}

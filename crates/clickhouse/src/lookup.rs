@@ -1,0 +1,113 @@
+//! Reading back the rows that stand in a table for some keys: for values that a change does not carry.
+
+use std::fmt::Write as _;
+
+use millrace_mapping::row_binary::take_value;
+use millrace_mapping::{ChType, EncodedBlock};
+use millrace_model::spec::MetadataColumns;
+
+use crate::quoting::quote_identifier;
+use crate::{Destination, Error, Failure, TableRef};
+
+/// The newest version of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentRow {
+    /// What stood in the version column of the key's row.
+    pub ordinal: u64,
+    /// The row's version.
+    pub version: u64,
+    /// Whether that version is a tombstone.
+    pub is_deleted: bool,
+    /// Values of the columns that were asked for, each in `RowBinary`.
+    pub values: Vec<Vec<u8>>,
+}
+
+impl Destination {
+    /// The newest version of each key's row, tombstones included; keys without a row are absent.
+    ///
+    /// `keys` holds one row a key, with the columns `key` and the metadata columns; its version column numbers the keys. They
+    /// travel inside of the statement, so give at most some thousand. The answer is held in memory as a whole.
+    ///
+    /// Sees every insert that was answered before; on replicated tables the server is asked for that.
+    pub async fn current_rows(
+        &self,
+        table: &TableRef,
+        metadata: &MetadataColumns,
+        keys: &EncodedBlock,
+        key: &[String],
+        columns: &[(&str, &ChType)],
+    ) -> Result<Vec<CurrentRow>, Error> {
+        if keys.rows == 0 {
+            return Ok(Vec::new());
+        }
+        let failed = |source| Error::LookUp { table: table.clone(), source };
+        let sql = statement(table, metadata, keys, key, columns);
+        let timeout = self.connection.options.table_timeout;
+        let answer = self.connection.bytes(&sql, "RowBinary", timeout).await.map_err(failed)?;
+        let mut rest = &answer[..];
+        let mut rows = Vec::new();
+        while !rest.is_empty() {
+            rows.push(
+                row(&mut rest, columns)
+                    .ok_or_else(|| failed(Failure::Exchange("the answer is cut short".into())))?,
+            );
+        }
+        Ok(rows)
+    }
+}
+
+fn row(bytes: &mut &[u8], columns: &[(&str, &ChType)]) -> Option<CurrentRow> {
+    let ordinal = number(bytes)?;
+    let version = number(bytes)?;
+    let (flag, rest) = bytes.split_first()?;
+    *bytes = rest;
+    let values = columns.iter().map(|(_, column_type)| Some(take_value(column_type, bytes)?.to_vec()));
+    Some(CurrentRow { ordinal, version, is_deleted: *flag != 0, values: values.collect::<Option<_>>()? })
+}
+
+fn number(bytes: &mut &[u8]) -> Option<u64> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    *bytes = rest;
+    Some(u64::from_le_bytes(*number))
+}
+
+/// The keys are joined, not only looked for, so that each found row says which key it is of.
+fn statement(
+    table: &TableRef,
+    metadata: &MetadataColumns,
+    keys: &EncodedBlock,
+    key: &[String],
+    columns: &[(&str, &ChType)],
+) -> String {
+    let hex = keys.pieces.iter().flat_map(|piece| piece.iter()).fold(String::new(), |mut hex, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    let given = format!("format(Native, unhex('{hex}'))");
+    let quoted: Vec<String> = key.iter().map(|name| quote_identifier(name)).collect();
+    let renamed = |side: &str| {
+        let columns = quoted.iter().enumerate();
+        columns.map(|(at, name)| format!("{name} AS {side}_{at}")).collect::<Vec<_>>().join(", ")
+    };
+    let matched: Vec<String> = (0..key.len()).map(|at| format!("row_{at} = key_{at}")).collect();
+    let values: String = columns
+        .iter()
+        .enumerate()
+        .map(|(at, (name, _))| format!(", {} AS value_{at}", quote_identifier(name)))
+        .collect();
+    let taken: String = (0..columns.len()).map(|at| format!(", value_{at}")).collect();
+    let key = quoted.join(", ");
+    let version = quote_identifier(&metadata.version);
+    let is_deleted = quote_identifier(&metadata.is_deleted);
+    format!(
+        "SELECT key_ordinal, row_version, row_deleted{taken} FROM \
+         (SELECT {rows}, {version} AS row_version, {is_deleted} AS row_deleted{values} FROM {table} \
+         WHERE ({key}) IN (SELECT {key} FROM {given}) ORDER BY {version} DESC LIMIT 1 BY {key}) AS found \
+         INNER JOIN (SELECT {keys}, {version} AS key_ordinal FROM {given}) AS sought ON {matched} \
+         SETTINGS select_sequential_consistency = 1",
+        rows = renamed("row"),
+        keys = renamed("key"),
+        matched = matched.join(" AND "),
+    )
+}
