@@ -7,6 +7,7 @@
 
 mod commands;
 mod crash;
+mod evolution;
 mod life;
 mod load;
 mod refusal;

@@ -12,7 +12,8 @@ use millrace_pgoutput::{
 };
 
 use crate::history::{Found, OwnedCell, SourceValues};
-use crate::layout::Layout;
+use crate::layout::{Layout, Mismatch};
+use crate::problem;
 use crate::table::{Sought, StreamTable, Table, Written};
 
 /// The highest protocol is named so that a message of it is recognised and refused by its name.
@@ -29,6 +30,7 @@ pub struct TableIndex(pub usize);
 /// One replication session, one applier: what it knows of relations and of the open transaction ends with the session.
 pub struct Applier {
     tables: Vec<Table>,
+    metadata: MetadataColumns,
     bindings: Bindings,
     /// Commit time of the open transaction.
     open: Option<Timestamp>,
@@ -84,6 +86,14 @@ pub enum Step {
         transaction: u32,
         /// Its commit.
         commit: Commit,
+    },
+    /// The table's columns changed. The message was not taken in: the caller sees to it that everything before it is written, lets the destination
+    /// follow, calls [`Applier::redefine`] (or [`Applier::set_aside`]), and gives the same message again.
+    SchemaChanged {
+        /// Which.
+        table: TableIndex,
+        /// What the stream says of it now.
+        relation: Box<Relation>,
     },
     /// Tables were emptied. The caller takes and writes what waits, and only when that is durable removes these tables' rows
     /// whose version is below `lsn`; then it goes on with the next message.
@@ -182,6 +192,7 @@ impl Applier {
     pub fn new(tables: Vec<StreamTable>, metadata: &MetadataColumns) -> Self {
         Self {
             tables: tables.into_iter().map(|table| Table::new(table, metadata)).collect(),
+            metadata: metadata.clone(),
             bindings: Bindings::default(),
             open: None,
             block: None,
@@ -402,6 +413,38 @@ impl Applier {
         }
     }
 
+    /// Gives a table another definition and other columns. None of its rows may wait.
+    ///
+    /// # Errors
+    /// They do not fit what the stream says of the table; it is set aside.
+    pub fn redefine(&mut self, table: TableIndex, stream: StreamTable) -> Result<(), Box<Problem>> {
+        let Some(held) = self.tables.get_mut(table.0) else { return Ok(()) };
+        *held = Table::new(stream, &self.metadata);
+        for binding in &mut self.bindings.list {
+            let (index, relation) = match binding {
+                Binding::Bound(index, _, relation) | Binding::Changed(index, relation)
+                    if *index == table.0 =>
+                {
+                    (*index, relation.clone())
+                }
+                _ => continue,
+            };
+            let problem = match Layout::match_up(&relation, &held.stream) {
+                Ok(layout) => {
+                    *binding = Binding::Bound(index, layout, relation);
+                    continue;
+                }
+                Err(Mismatch::Columns(changes)) => {
+                    Box::new(problem::source_schema_changed(&held.stream.definition.name, &changes))
+                }
+                Err(Mismatch::Final(problem)) => problem,
+            };
+            held.stream.active = false;
+            return Err(problem);
+        }
+        Ok(())
+    }
+
     /// Whether a table's changes are carried.
     pub fn is_active(&self, table: TableIndex) -> bool {
         self.tables.get(table.0).is_some_and(|table| table.stream.active)
@@ -419,7 +462,14 @@ impl Applier {
         let Some(binding) = self.bindings.find(relation) else {
             return Err(ApplyError::UnknownRelation { lsn, oid: relation });
         };
-        let Some((index, layout)) = binding else { return Ok(Step::Ignored) };
+        let (index, layout, relation) = match binding {
+            Binding::Ignored => return Ok(Step::Ignored),
+            Binding::Bound(index, layout, relation) => (index, layout, relation),
+            Binding::Changed(index, _) if !self.tables[*index].stream.active => return Ok(Step::Ignored),
+            Binding::Changed(index, relation) => {
+                return Ok(Step::SchemaChanged { table: TableIndex(*index), relation: relation.clone() });
+            }
+        };
         let table = &mut self.tables[*index];
         if !table.stream.active {
             return Ok(Step::Ignored);
@@ -447,6 +497,10 @@ impl Applier {
         self.bytes += table.growth();
         let written = match written {
             Ok(written) => written,
+            // The description does not say whether a column is NOT NULL; only a row shows that it no longer is.
+            Err(problem) if problem.code == problem::COLUMN_BECAME_NULLABLE => {
+                return Ok(Step::SchemaChanged { table: TableIndex(*index), relation: relation.clone() });
+            }
             Err(problem) => {
                 table.stream.active = false;
                 return Ok(Step::SetAside(vec![(TableIndex(*index), *problem)]));
@@ -463,7 +517,7 @@ impl Applier {
     /// Matches a relation with the tables by oid and by name: a table that was renamed, dropped and made again, or given the
     /// name of another shows in one of the two.
     fn relation(&mut self, relation: &Relation) -> Step {
-        let mut binding = None;
+        let mut binding = Binding::Ignored;
         let mut refused = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
             let definition = &table.stream.definition;
@@ -473,8 +527,10 @@ impl Applier {
                 continue;
             }
             match Layout::match_up(relation, &table.stream) {
-                Ok(layout) => binding = Some((index, layout)),
-                Err(problem) => {
+                Ok(layout) => binding = Binding::Bound(index, layout, Box::new(relation.clone())),
+                // What was rolled back since is never used, so nothing is done about it before it is.
+                Err(Mismatch::Columns(_)) => binding = Binding::Changed(index, Box::new(relation.clone())),
+                Err(Mismatch::Final(problem)) => {
                     table.stream.active = false;
                     refused.push((TableIndex(index), *problem));
                 }
@@ -493,7 +549,7 @@ impl Applier {
             let Some(binding) = self.bindings.get(oid) else {
                 return Err(ApplyError::UnknownRelation { lsn, oid });
             };
-            if let Some((index, _)) = binding
+            if let Binding::Bound(index, ..) | Binding::Changed(index, _) = binding
                 && self.is_active(TableIndex(*index))
             {
                 tables.push(TableIndex(*index));
@@ -531,8 +587,15 @@ impl<'a> Change<'a> {
     }
 }
 
-/// The table that a relation's changes go to, and how; `None` where they go nowhere.
-type Binding = Option<(usize, Layout)>;
+/// Where a relation's changes go.
+enum Binding {
+    /// Nowhere.
+    Ignored,
+    /// To this table, in this way.
+    Bound(usize, Layout, Box<Relation>),
+    /// To this table, which does not fit any more.
+    Changed(usize, Box<Relation>),
+}
 
 /// Relations that the session has described. Changes come in runs of one relation, so the last one found is kept at hand.
 #[derive(Default)]

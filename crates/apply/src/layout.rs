@@ -28,19 +28,24 @@ impl Layout {
     ///
     /// # Errors
     /// Says everything that changed in a way that would make later rows wrong.
-    pub(crate) fn match_up(relation: &Relation, table: &StreamTable) -> Result<Self, Box<Problem>> {
-        let changes = schema_changes(relation, table);
+    pub(crate) fn match_up(relation: &Relation, table: &StreamTable) -> Result<Self, Mismatch> {
+        let mismatch = |problem| Mismatch::Final(Box::new(problem));
+        let changes = identity_changes(relation, table);
         if !changes.is_empty() {
-            return Err(Box::new(problem::source_schema_changed(&table.definition.name, &changes)));
+            return Err(mismatch(problem::source_schema_changed(&table.definition.name, &changes)));
+        }
+        let changes = column_changes(relation, table);
+        if !changes.is_empty() {
+            return Err(Mismatch::Columns(changes));
         }
         let unsent = generated_columns_not_sent(relation, table);
         if !unsent.is_empty() {
-            return Err(Box::new(problem::generated_columns_not_streamed(&table.definition.name, &unsent)));
+            return Err(mismatch(problem::generated_columns_not_streamed(&table.definition.name, &unsent)));
         }
         let place = table.place();
         let lost: Vec<&str> = place.iter().copied().filter(|name| !old_value_sent(relation, name)).collect();
         if !lost.is_empty() {
-            return Err(Box::new(problem::replica_identity_changed(&table.definition.name, &lost)));
+            return Err(mismatch(problem::replica_identity_changed(&table.definition.name, &lost)));
         }
         let cells = relation.columns.iter().map(|cell| CellPlace {
             column: table.columns.iter().position(|column| column.name == cell.name),
@@ -49,6 +54,15 @@ impl Layout {
         });
         Ok(Self { cells: cells.collect() })
     }
+}
+
+/// Why a relation does not fit what was recorded.
+#[derive(Debug)]
+pub(crate) enum Mismatch {
+    /// Its columns are others, which the destination may be able to follow; in words.
+    Columns(Vec<String>),
+    /// The table cannot go on.
+    Final(Box<Problem>),
 }
 
 fn old_value_sent(relation: &Relation, column: &str) -> bool {
@@ -68,8 +82,8 @@ fn generated_columns_not_sent<'a>(relation: &Relation, table: &'a StreamTable) -
     unsent.collect()
 }
 
-/// Everything that differs, save generated columns that are not sent, each as part of a sentence.
-fn schema_changes(relation: &Relation, table: &StreamTable) -> Vec<String> {
+/// Whether it is another table, or called otherwise.
+fn identity_changes(relation: &Relation, table: &StreamTable) -> Vec<String> {
     let definition = &table.definition;
     let mut changes = Vec::new();
     if relation.oid != definition.oid {
@@ -80,6 +94,13 @@ fn schema_changes(relation: &Relation, table: &StreamTable) -> Vec<String> {
     if relation.schema != definition.name.schema || relation.name != definition.name.name {
         changes.push(format!("it is called {} now", problem::name_of(relation)));
     }
+    changes
+}
+
+/// Columns that differ, save generated columns that are not sent, each as part of a sentence.
+fn column_changes(relation: &Relation, table: &StreamTable) -> Vec<String> {
+    let definition = &table.definition;
+    let mut changes = Vec::new();
     for column in &table.columns {
         let recorded = definition.columns.iter().find(|recorded| recorded.name == column.name);
         let sent = relation.columns.iter().find(|cell| cell.name == column.name);

@@ -28,7 +28,7 @@
 pub mod applier;
 pub mod history;
 mod layout;
-mod problem;
+pub mod problem;
 mod table;
 
 pub use applier::{Applier, ApplyError, Batch, CommitTimes, Step, TableIndex};

@@ -1,8 +1,11 @@
 //! Why a table is set aside, in words for people. Each code has a paragraph in `docs/errors.md`.
 
-use millrace_mapping::RowError;
+use millrace_mapping::{Fault, RowError, ValueError};
 use millrace_model::{Problem, TableName};
 use millrace_pgoutput::Relation;
+
+/// NULL came out of a column that was NOT NULL when it was last looked at.
+pub(crate) const COLUMN_BECAME_NULLABLE: &str = "COLUMN_BECAME_NULLABLE";
 
 /// An update left out a value that it did not change, and nothing here knows it (rulings: never a wrong value).
 pub(crate) fn toast_value_missing(table: &TableName, column: &str, key: &str) -> Problem {
@@ -24,15 +27,19 @@ pub(crate) fn row_not_carried(table: &TableName, key: &str, error: &RowError) ->
         _ => "name the column under excludedColumns or mend the row, then copy the table anew",
     };
     let message = format!("the row with {key} cannot be carried over: {error}");
-    Problem::operator("VALUE_NOT_CARRIED", message, remedy).of_table(table)
+    let code = match error {
+        RowError::Value(ValueError { fault: Fault::Null, .. }) => COLUMN_BECAME_NULLABLE,
+        _ => "VALUE_NOT_CARRIED",
+    };
+    Problem::operator(code, message, remedy).of_table(table)
 }
 
-/// The stream describes another table than was set up.
-pub(crate) fn source_schema_changed(table: &TableName, changes: &[String]) -> Problem {
+/// The table changed at the source in a way that its destination cannot follow; each reason is part of a sentence.
+pub fn source_schema_changed(table: &TableName, changes: &[String]) -> Problem {
     Problem::operator(
         "SOURCE_SCHEMA_CHANGED",
         format!("the table changed at the source: {}", changes.join("; ")),
-        "undo the change or copy the table anew with its present columns",
+        "copy the table anew with its present columns",
     )
     .of_table(table)
 }

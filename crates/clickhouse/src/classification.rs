@@ -85,6 +85,7 @@ pub fn classify(error: &Error) -> Problem {
         | Error::DeleteOlder { source, .. }
         | Error::Count { source, .. }
         | Error::LookUp { source, .. }
+        | Error::Alter { source, .. }
         | Error::Drop { source, .. } => (source, format!("{error}: {}", explained(source))),
         Error::Address { .. } => {
             let remedy = "set destination.clickhouse.url to http://host:8123 or https://host:8443";

@@ -41,6 +41,14 @@ pub enum Error {
         /// What the exchange came to.
         source: Failure,
     },
+    /// Changing a table's columns.
+    #[error("cannot change the columns of table {table}")]
+    Alter {
+        /// The table.
+        table: TableRef,
+        /// What the exchange came to.
+        source: Failure,
+    },
     /// Reading back rows.
     #[error("cannot read back rows of table {table}")]
     LookUp {

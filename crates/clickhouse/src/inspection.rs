@@ -11,9 +11,9 @@ const OLDEST_VERSION: (u32, u32) = (24, 8);
 /// Engines of databases in which two tables can be exchanged in one step.
 const EXCHANGING_ENGINES: [&str; 3] = ["Atomic", "Replicated", "Shared"];
 
-/// Rights that a pipe needs on its database, as `GRANT` names them. Rows are deleted where the source is truncated.
-pub(crate) const NEEDED_RIGHTS: [&str; 5] =
-    ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE"];
+/// Rights that a pipe needs on its database, as `GRANT` names them. Rows are deleted where the source is truncated, columns follow its own.
+pub(crate) const NEEDED_RIGHTS: [&str; 6] =
+    ["SELECT", "INSERT", "CREATE TABLE", "DROP TABLE", "ALTER DELETE", "ALTER COLUMN"];
 
 /// What a server is and allows.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //!
 //! Start reading at [`Destination::insert`] for the way of a block, at [`TargetTable`] for the shape of a table.
 
+mod alter;
 mod classification;
 mod connection;
 mod destination;

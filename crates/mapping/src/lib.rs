@@ -20,6 +20,7 @@ mod column;
 mod decoder;
 mod dictionary;
 pub mod error;
+pub mod evolution;
 mod native;
 mod numeric;
 pub mod plan;

@@ -96,6 +96,16 @@ pub async fn find(session: &Session, tables: &[TableName]) -> Result<Vec<Found>,
     describe(session, &rows).await
 }
 
+/// One table by its oid, with all its columns; `None` where it is gone.
+///
+/// # Errors
+/// A statement fails.
+pub async fn find_by_oid(session: &Session, oid: u32) -> Result<Option<TableDefinition>, Error> {
+    let sql = format!("{RELATIONS} WHERE c.oid = $1");
+    let rows = session.rows("to tell what the table is", &sql, &[&oid]).await?;
+    Ok(describe(session, &rows).await?.pop().map(|found| found.definition))
+}
+
 /// All tables outside the system's own schemas, partitions excepted: their partitioned table stands for them.
 ///
 /// # Errors

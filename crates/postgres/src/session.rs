@@ -1,5 +1,6 @@
 //! Statements on an ordinary session: slots, publications, sizes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millrace_model::spec::PostgresSource;
@@ -23,6 +24,15 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 /// the role may have applies.
 const LIMITS: [(&str, &str); 3] =
     [("lock_timeout", "30s"), ("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
+
+/// What older rows show in a table's columns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Backfills {
+    /// `pg_attribute.attmissingval` in text form, by column number.
+    pub kept: BTreeMap<i16, Option<String>>,
+    /// Columns with a default of which nothing is kept: it was set later, or the table was rewritten with it.
+    pub defaults: BTreeSet<i16>,
+}
 
 /// A session for statements. It ends with this value.
 pub struct Session {
@@ -96,6 +106,27 @@ impl Session {
         let rows = self.rows(what, "SELECT system_identifier::text FROM pg_control_system()", &[]).await?;
         let text: String = column(&rows, what)?;
         text.parse().map_err(|_| Error::Protocol(format!("system identifier '{text}'")))
+    }
+
+    /// What rows show in columns that were added after them: by column number, NULL as `None`, for columns of which PostgreSQL keeps such a
+    /// value; and the columns that have a default otherwise.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn backfills(&self, oid: u32) -> Result<Backfills, Error> {
+        let what = "to tell the columns' defaults";
+        let sql = "SELECT a.attnum, a.atthasmissing, (a.attmissingval::text::text[])[1], a.atthasdef OR a.attidentity <> '' \
+                   FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+        let mut backfills = Backfills::default();
+        for row in &self.rows(what, sql, &[&oid]).await? {
+            let attribute: i16 = get(row, 0, what)?;
+            if get(row, 1, what)? {
+                backfills.kept.insert(attribute, get(row, 2, what)?);
+            } else if get(row, 3, what)? {
+                backfills.defaults.insert(attribute);
+            }
+        }
+        Ok(backfills)
     }
 
     /// Where the log ends.

@@ -233,14 +233,14 @@ fn a_value_that_cannot_be_carried_sets_the_table_aside_and_names_the_key() {
 }
 
 #[test]
-fn a_null_where_none_can_be_sets_the_table_aside() {
+fn a_null_where_none_can_be_asks_for_the_definition() {
     let events = table(ITEMS, "events", &["id bigint!", "size integer!"], &["id"], ReplicaIdentity::Default);
     let mut scene = Scene::begun(vec![events]);
     let cells = [Cell::Binary(&[0, 0, 0, 0, 0, 0, 0, 5]), Cell::Null];
     let row: TupleBuffer = cells.into_iter().collect();
     scene.send(Body::Insert(Insert { relation: ITEMS, new: row.as_tuple() }));
     assert_snapshot!(scene.story(), @r"
-    set aside events: public.events: the row with id = 5 cannot be carried over: column 'size', on its way to Int32: the value is NULL, but the column was NOT NULL when the pipe last looked [VALUE_NOT_CARRIED]; the column's definition has changed; copy the table anew
+    events has the columns id, size now
     batch of 0 changes, committed 0/0
     ");
 }
@@ -415,50 +415,56 @@ fn described(change: impl FnOnce(&mut Relation)) -> String {
 }
 
 #[test]
-fn a_column_that_was_added_sets_the_table_aside() {
-    let extra = RelationColumn { key: false, name: "extra".to_owned(), type_oid: 2950, type_modifier: -1 };
-    assert_snapshot!(described(|relation| relation.columns.push(extra)), @r#"
-    set aside items: public.items: the table changed at the source: column "extra" is new (added or renamed; type oid 2950, modifier -1) [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
-    batch of 0 changes, committed 0/0
-    "#);
+fn a_table_whose_columns_changed_waits_for_its_new_definition() {
+    let before = items(ReplicaIdentity::Default);
+    let after = table(
+        ITEMS,
+        "items",
+        &["id bigint!", "name text", "note text", "size integer"],
+        &["id"],
+        ReplicaIdentity::Default,
+    );
+    let mut scene = Scene::begun(vec![before]);
+    scene.insert(ITEMS, "1, first, NULL");
+    // The description alone asks for nothing: what led to it may have been rolled back.
+    assert_eq!(scene.relation(relation_of(&after)), Step::Ignored);
+    for _ in 0..2 {
+        assert!(matches!(scene.insert(ITEMS, "2, second, NULL, 7"), Step::SchemaChanged { .. }));
+    }
+    scene.take();
+    assert_eq!(scene.applier.redefine(TableIndex(0), after), Ok(()));
+    scene.insert(ITEMS, "2, second, NULL, 7");
+    assert_snapshot!(scene.story(), @r"
+    items has the columns id, name, note, size now
+    items has the columns id, name, note, size now
+    batch of 1 changes, committed 0/0, commits at 1s to 1s
+      items
+        0/30 + 1, first, NULL
+    batch of 1 changes, committed 0/0, commits at 1s to 1s
+      items
+        0/70 + 2, second, NULL, 7
+    ");
 }
 
 #[test]
-fn a_column_that_was_dropped_sets_the_table_aside() {
-    assert_snapshot!(described(|relation| drop(relation.columns.pop())), @r#"
-    set aside items: public.items: the table changed at the source: column "note" is gone (dropped or renamed) [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
-    batch of 0 changes, committed 0/0
-    "#);
-}
-
-#[test]
-fn a_column_that_was_renamed_is_reported_as_gone_and_new() {
-    assert_snapshot!(described(|relation| relation.columns[2].name = "comment".to_owned()), @r#"
-    set aside items: public.items: the table changed at the source: column "note" is gone (dropped or renamed); column "comment" is new (added or renamed; type oid 25, modifier -1) [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
-    batch of 0 changes, committed 0/0
-    "#);
-}
-
-#[test]
-fn a_column_whose_type_changed_sets_the_table_aside() {
-    assert_snapshot!(described(|relation| relation.columns[1].type_oid = 1043), @r#"
-    set aside items: public.items: the table changed at the source: column "name" was text (type oid 25, modifier -1) and has type oid 1043, modifier -1 now [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
-    batch of 0 changes, committed 0/0
-    "#);
-    assert_snapshot!(described(|relation| relation.columns[1].type_modifier = 14), @r#"
-    set aside items: public.items: the table changed at the source: column "name" was text (type oid 25, modifier -1) and has type oid 25, modifier 14 now [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
-    batch of 0 changes, committed 0/0
-    "#);
+fn a_definition_that_still_does_not_fit_sets_the_table_aside() {
+    let mut changed = relation_of(&items(ReplicaIdentity::Default));
+    changed.columns[1].type_oid = 1043;
+    let mut scene = begun(ReplicaIdentity::Default);
+    scene.relation(changed);
+    let problem = scene.applier.redefine(TableIndex(0), items(ReplicaIdentity::Default)).unwrap_err();
+    assert_eq!(problem.code, "SOURCE_SCHEMA_CHANGED");
+    assert_eq!(scene.insert(ITEMS, "1, first, NULL"), Step::Ignored);
 }
 
 #[test]
 fn a_table_that_was_renamed_sets_itself_aside() {
     assert_snapshot!(described(|relation| relation.name = "items_old".to_owned()), @r"
-    set aside items: public.items: the table changed at the source: it is called public.items_old now [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
+    set aside items: public.items: the table changed at the source: it is called public.items_old now [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
     batch of 0 changes, committed 0/0
     ");
     assert_snapshot!(described(|relation| relation.schema = "archive".to_owned()), @r"
-    set aside items: public.items: the table changed at the source: it is called archive.items now [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
+    set aside items: public.items: the table changed at the source: it is called archive.items now [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
     batch of 0 changes, committed 0/0
     ");
 }
@@ -466,7 +472,7 @@ fn a_table_that_was_renamed_sets_itself_aside() {
 #[test]
 fn another_table_under_the_same_name_sets_the_table_aside() {
     assert_snapshot!(described(|relation| relation.oid = 101), @r"
-    set aside items: public.items: the table changed at the source: another table bears its name now (oid 101 in place of 100) [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
+    set aside items: public.items: the table changed at the source: another table bears its name now (oid 101 in place of 100) [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
     batch of 0 changes, committed 0/0
     ");
 }
@@ -484,8 +490,8 @@ fn a_table_that_takes_the_name_of_another_sets_both_aside() {
     let mut scene = Scene::begun(vec![items(ReplicaIdentity::Default), next]);
     scene.relation(swapped);
     assert_snapshot!(scene.story(), @r"
-    set aside items: public.items: the table changed at the source: another table bears its name now (oid 200 in place of 100) [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
-    set aside items_next: public.items_next: the table changed at the source: it is called public.items now [SOURCE_SCHEMA_CHANGED]; undo the change or copy the table anew with its present columns
+    set aside items: public.items: the table changed at the source: another table bears its name now (oid 200 in place of 100) [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
+    set aside items_next: public.items_next: the table changed at the source: it is called public.items now [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
     batch of 0 changes, committed 0/0
     ");
 }

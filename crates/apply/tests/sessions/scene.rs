@@ -136,6 +136,10 @@ impl Scene {
         match &step {
             Step::Buffered | Step::Ignored => {}
             Step::Apart => self.story.push_str("apart\n"),
+            Step::SchemaChanged { table, relation } => {
+                let columns: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();
+                let _ = writeln!(self.story, "{} has the columns {} now", name(table), columns.join(", "));
+            }
             Step::Spool { .. } | Step::Forget { .. } | Step::Replay { .. } => {
                 let _ = writeln!(self.story, "{step:?}");
             }

@@ -1,6 +1,6 @@
 //! Checking both sides, and making what the pipe needs there.
 
-use millrace_model::spec::{OutOfRange, ReplicationMode, SchemaChangePolicy, TableEngine};
+use millrace_model::spec::{OutOfRange, ReplicationMode, TableEngine};
 use millrace_model::work::{DestinationFacts, Outcome};
 use millrace_model::{Lsn, PipeId, PipeSpec, Problem, Recovery, Severity, TableDefinition};
 use millrace_postgres::{Inspection, classify, inspect};
@@ -39,9 +39,6 @@ fn not_yet(spec: &PipeSpec) -> Vec<Problem> {
         Problem::operator("SETTING_NOT_SUPPORTED", message, "leave it out")
     };
     let mut problems = Vec::new();
-    if spec.settings.schema_changes != SchemaChangePolicy::Propagate {
-        problems.push(refuse("settings.schemaChanges other than propagate".to_owned()));
-    }
     if spec.settings.out_of_range != OutOfRange::Clamp {
         problems.push(refuse("settings.outOfRange other than clamp".to_owned()));
     }

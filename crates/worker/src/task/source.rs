@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use millrace_apply::{OwnedCell, StreamTable};
+use millrace_mapping::evolution::{Backfill, CurrentColumn};
 use millrace_model::work::Outcome;
-use millrace_model::{Epoch, PipeId, PipeSpec, Problem, Recovery};
+use millrace_model::{Epoch, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition};
+use millrace_postgres::discovery::find_by_oid;
 use millrace_postgres::quoting::{quote_identifier, quote_literal};
 use millrace_postgres::{KeyValue, Session, classify};
 
@@ -41,6 +43,30 @@ pub(crate) async fn claim_slot(
     }
     session.require_usable_slot(slot_name).await.map_err(failed)?;
     session.release_slot(slot_name).await.map_err(failed)
+}
+
+/// A table's columns as the source has them now; `None` where the table is gone.
+pub(crate) async fn current_columns(
+    spec: &PipeSpec,
+    recorded: &TableDefinition,
+) -> Result<Option<Vec<CurrentColumn>>, Vec<Problem>> {
+    let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+    let session = connect(spec).await?;
+    let Some(now) = find_by_oid(&session, recorded.oid).await.map_err(failed)? else { return Ok(None) };
+    let mut backfills = session.backfills(recorded.oid).await.map_err(failed)?;
+    let rewritten = now.file_node != recorded.file_node || now.file_node == 0;
+    let current = |column: SourceColumn| {
+        let backfill = match backfills.kept.remove(&column.attribute) {
+            Some(Some(value)) => Backfill::Value(value),
+            Some(None) => Backfill::Null,
+            // A default that was set after the column was added does not concern older rows; one that was computed for each
+            // of them has rewritten the table.
+            None if backfills.defaults.contains(&column.attribute) && rewritten => Backfill::Unknown,
+            None => Backfill::Null,
+        };
+        CurrentColumn { column, backfill }
+    };
+    Ok(Some(now.columns.into_iter().map(current).collect()))
 }
 
 /// The long values of the row at a place as the source has it now; `None` where it has no such row.

@@ -8,12 +8,17 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use millrace_apply::problem::source_schema_changed;
 use millrace_apply::{Applier, Batch, Found, Step, TableIndex};
 use millrace_clickhouse::Destination;
+use millrace_mapping::evolution::{StreamColumn, evolve};
 use millrace_mapping::{ChType, streams_as_binary};
 use millrace_model::spec::TruncatePolicy;
 use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, Work};
-use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableDefinition, TableName, Timestamp};
+use millrace_model::{
+    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableName, Timestamp,
+};
+use millrace_pgoutput::Relation;
 use millrace_postgres::{ReplicationEvent, ReplicationStream, classify};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -129,6 +134,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         table_changes: BTreeMap::new(),
         delay: None,
         reader,
+        binary,
         applier,
         planned,
         destination,
@@ -159,6 +165,8 @@ struct Pump<'a> {
     shared: &'a Shared,
     reporter: &'a Reporter,
     reader: ReplicationStream,
+    /// Whether values come in binary form.
+    binary: bool,
     applier: Applier,
     planned: Vec<PlannedTable>,
     destination: Destination,
@@ -271,7 +279,23 @@ impl Pump<'_> {
                 }
                 Some(ReplicationEvent::XLogData { start, end, payload }) => {
                     self.source = self.source.max(end);
-                    self.applier.apply(start, payload).map_err(|error| vec![broken_stream(&error)])?
+                    let step =
+                        self.applier.apply(start, payload).map_err(|error| vec![broken_stream(&error)])?;
+                    if let Step::SchemaChanged { table, relation } = step {
+                        let message = payload.to_vec();
+                        self.follow(table, &relation).await?;
+                        let again = self.applier.apply(start, &message);
+                        let again = again.map_err(|error| vec![broken_stream(&error)])?;
+                        if let Step::SchemaChanged { table, .. } = again {
+                            let name = &self.planned[table.0].definition.name;
+                            let reason = "its rows do not fit what the source says of its columns".to_owned();
+                            self.give_up(table, source_schema_changed(name, &[reason])).await?;
+                            continue;
+                        }
+                        again
+                    } else {
+                        step
+                    }
                 }
             };
             self.step(step).await?;
@@ -312,7 +336,7 @@ impl Pump<'_> {
             }
             Step::Ignored | Step::Committed { .. } => {}
             Step::SetAside(tables) => self.set_aside(tables).await,
-            Step::Spool { .. } | Step::Forget { .. } | Step::Replay { .. } => {}
+            Step::SchemaChanged { .. } | Step::Spool { .. } | Step::Forget { .. } | Step::Replay { .. } => {}
             Step::Truncate { .. } if self.stream.spec.settings.truncate == TruncatePolicy::Ignore => {}
             Step::Truncate { tables, lsn } => {
                 self.arrive_all().await?;
@@ -322,6 +346,67 @@ impl Pump<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Lets a destination table follow its source, whose columns changed. Where it cannot, it is set aside.
+    async fn follow(&mut self, table: TableIndex, relation: &Relation) -> Result<(), Vec<Problem>> {
+        self.arrive_all().await?;
+        let recorded = self.planned[table.0].definition.clone();
+        let name = recorded.name.clone();
+        let cannot = |reasons: &[String]| source_schema_changed(&name, reasons);
+        let Some(current) = source::current_columns(&self.stream.spec, &recorded).await? else {
+            return self.give_up(table, cannot(&["it is gone".to_owned()])).await;
+        };
+        let columns: Vec<StreamColumn> = relation
+            .columns
+            .iter()
+            .map(|column| StreamColumn {
+                name: column.name.clone(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+            })
+            .collect();
+        let (excluded, sorting_key) = {
+            let stream_table = self.planned[table.0].stream_table();
+            (stream_table.excluded, stream_table.sorting_key)
+        };
+        let policy = self.stream.spec.settings.schema_changes;
+        let evolution = match evolve(&recorded, &columns, &current, &excluded, &sorting_key, policy) {
+            Ok(evolution) => evolution,
+            Err(reasons) => return self.give_up(table, cannot(&reasons)).await,
+        };
+        let facts = self.stream.destination;
+        let mut planned = tables::plan(&self.stream.spec, &evolution.definition, &self.destination, facts)?;
+        planned.ignored = [self.planned[table.0].ignored.clone(), evolution.ignored].concat();
+        let mut patience = Patience::new(&name);
+        while let Err(error) = self.destination.alter_columns(&planned.target, &evolution.alterations).await {
+            if let Err(problem) = patience.wait(&error).await {
+                return match problem.recovery {
+                    Recovery::Retry => Err(vec![problem]),
+                    _ => self.give_up(table, problem).await,
+                };
+            }
+        }
+        tracing::info!(table.name = %name, alterations = ?evolution.alterations, "the destination follows its source");
+        let reopen = self.binary && !streams_as_binary(&planned.columns);
+        let definition = planned.definition.clone();
+        let redefined = self.applier.redefine(table, planned.stream_table());
+        self.planned[table.0] = planned;
+        self.say(name, Report::TableChanged(Box::new(definition))).await;
+        if let Err(problem) = redefined {
+            self.set_aside(vec![(table, *problem)]).await;
+        }
+        if reopen {
+            let message = "a new column needs the stream's values in text form";
+            return Err(vec![Problem::transient("STREAM_REOPENED", message, "it is opened again by itself")]);
+        }
+        Ok(())
+    }
+
+    async fn give_up(&mut self, table: TableIndex, problem: Problem) -> Result<(), Vec<Problem>> {
+        self.applier.set_aside(table);
+        self.set_aside(vec![(table, problem)]).await;
         Ok(())
     }
 

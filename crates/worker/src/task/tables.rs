@@ -12,7 +12,9 @@ pub(crate) struct PlannedTable {
     pub(crate) definition: TableDefinition,
     pub(crate) columns: Vec<ColumnPlan>,
     pub(crate) target: TargetTable,
-    spec: TableSpec,
+    pub(crate) spec: TableSpec,
+    /// Columns that appeared while the pipe ran and that its policy leaves out.
+    pub(crate) ignored: Vec<String>,
 }
 
 /// Plans one table; fails only where the specification does not name it, which the coordinator never sends.
@@ -40,7 +42,13 @@ pub(crate) fn plan(
             table.sorting_keys.clone()
         },
     };
-    Ok(PlannedTable { definition: definition.clone(), columns, target, spec: table.clone() })
+    Ok(PlannedTable {
+        definition: definition.clone(),
+        columns,
+        target,
+        spec: table.clone(),
+        ignored: Vec::new(),
+    })
 }
 
 impl PlannedTable {
@@ -49,7 +57,7 @@ impl PlannedTable {
         StreamTable {
             definition: self.definition.clone(),
             columns: self.columns.clone(),
-            excluded: self.spec.excluded_columns.clone(),
+            excluded: [self.spec.excluded_columns.as_slice(), &self.ignored].concat(),
             sorting_key: self.spec.sorting_keys.clone(),
             distrusted_until: self.definition.distrusted_until,
             active: true,

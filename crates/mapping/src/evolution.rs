@@ -1,0 +1,452 @@
+//! What a changed table at the source asks of its destination table: pure decisions, without a guess.
+//!
+//! The change stream says what a table's columns are called and of which types they are, not which of them is which: a
+//! rename and a drop with an addition look the same. The source's catalog knows, by the number that a column keeps for as
+//! long as it exists. So three views meet here: what was recorded, what the stream says, and what the source's catalog says now. Where they do not
+//! fit together (the catalog may be ahead of the stream) or where a change would need values that nobody sends, the answer is why the table cannot
+//! follow.
+//!
+//! What no view shows: an expression behind `ALTER COLUMN ... TYPE ... USING`, which may have changed every value.
+
+use millrace_model::spec::SchemaChangePolicy;
+use millrace_model::{PgType, SourceColumn, TableDefinition};
+
+/// A column as the change stream describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamColumn {
+    /// Its name.
+    pub name: String,
+    /// `pg_type.oid`
+    pub type_oid: u32,
+    /// `pg_attribute.atttypmod`
+    pub type_modifier: i32,
+}
+
+/// A column as the source's catalog has it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentColumn {
+    /// The column.
+    pub column: SourceColumn,
+    /// What rows show that are older than the column.
+    pub backfill: Backfill,
+}
+
+/// What rows show in a column that was added after them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backfill {
+    /// NULL.
+    Null,
+    /// One value, in its text form (`pg_attribute.attmissingval`).
+    Value(String),
+    /// Values that were computed row by row, which the change stream does not tell.
+    Unknown,
+}
+
+/// One change of the destination's columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alteration {
+    /// A new column, of the type that it is planned with.
+    Add {
+        /// Its name.
+        name: String,
+        /// What older rows show; `None` is the type's default, NULL where it can be.
+        backfill: Option<String>,
+    },
+    /// A column goes.
+    Drop {
+        /// Its name.
+        name: String,
+    },
+    /// A column is called otherwise.
+    Rename {
+        /// Before.
+        from: String,
+        /// After.
+        to: String,
+    },
+    /// A column has another type, the one that it is planned with.
+    Retype {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A table that follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evolution {
+    /// The table from now on.
+    pub definition: TableDefinition,
+    /// What the destination needs, in this order.
+    pub alterations: Vec<Alteration>,
+    /// Columns that the policy leaves out.
+    pub ignored: Vec<String>,
+}
+
+/// Decides what follows from a table that changed. `sorting_key` are the destination's key columns where they are more than the table's key.
+///
+/// # Errors
+/// Everything that keeps the table from following, each as part of a sentence.
+pub fn evolve(
+    recorded: &TableDefinition,
+    stream: &[StreamColumn],
+    current: &[CurrentColumn],
+    excluded: &[String],
+    sorting_key: &[String],
+    policy: SchemaChangePolicy,
+) -> Result<Evolution, Vec<String>> {
+    let mut evolution = Evolution {
+        definition: TableDefinition { columns: Vec::new(), ..recorded.clone() },
+        alterations: Vec::new(),
+        ignored: Vec::new(),
+    };
+    let mut reasons = Vec::new();
+    let (mut renames, mut additions, mut retypes) = (Vec::new(), Vec::new(), Vec::new());
+    let places = |name: &String| recorded.key.contains(name) || sorting_key.contains(name);
+    for column in stream.iter().filter(|column| !excluded.contains(&column.name)) {
+        let now = current.iter().find(|now| {
+            let now = &now.column;
+            now.name == column.name
+                && (now.type_oid, now.type_modifier) == (column.type_oid, column.type_modifier)
+        });
+        let Some(CurrentColumn { column: now, backfill }) = now else {
+            reasons.push(format!(
+                "column {:?} has changed again since, so nobody can tell which column it was",
+                column.name
+            ));
+            continue;
+        };
+        let known = recorded.columns.iter().find(|known| known.attribute == now.attribute);
+        let Some(known) = known else {
+            if policy == SchemaChangePolicy::Ignore {
+                evolution.ignored.push(now.name.clone());
+                continue;
+            }
+            match addition(now, backfill) {
+                Ok(addition) => additions.push(addition),
+                Err(reason) => reasons.push(reason),
+            }
+            evolution.definition.columns.push(now.clone());
+            continue;
+        };
+        if known.name != now.name {
+            if places(&known.name) {
+                reasons.push(format!(
+                    "column {:?} is called {:?} now, and is part of the destination's sorting key, which cannot be renamed",
+                    known.name, now.name
+                ));
+            } else if policy == SchemaChangePolicy::Ignore {
+                reasons.push(format!(
+                    "column {:?} is called {:?} now, which schemaChanges: ignore cannot ignore",
+                    known.name, now.name
+                ));
+            }
+            renames.push(Alteration::Rename { from: known.name.clone(), to: now.name.clone() });
+        }
+        // What may hold NULL in the destination stays so.
+        let follows = SourceColumn { nullable: known.nullable || now.nullable, ..now.clone() };
+        if known.pg_type != follows.pg_type
+            || known.type_oid != follows.type_oid
+            || known.type_modifier != follows.type_modifier
+        {
+            match retyped(known, &follows) {
+                Fit::Same => {}
+                Fit::Wider if !places(&known.name) && policy != SchemaChangePolicy::Ignore => {
+                    retypes.push(Alteration::Retype { name: now.name.clone() });
+                }
+                Fit::Wider | Fit::No => reasons.push(format!(
+                    "column {:?} was {} and is {} now",
+                    known.name, known.type_name, now.type_name
+                )),
+            }
+        } else if known.nullable != follows.nullable && !places(&known.name) {
+            retypes.push(Alteration::Retype { name: now.name.clone() });
+        }
+        evolution.definition.columns.push(follows);
+    }
+    let mut drops = Vec::new();
+    for known in &recorded.columns {
+        if evolution.definition.columns.iter().any(|column| column.attribute == known.attribute) {
+            continue;
+        }
+        if current.iter().any(|now| now.column.attribute == known.attribute) {
+            reasons.push(format!("column {:?} is not in the change stream", known.name));
+        } else if places(&known.name) {
+            reasons.push(format!("column {:?}, by which rows are told apart, was dropped", known.name));
+        } else if policy == SchemaChangePolicy::PropagateAll {
+            drops.push(Alteration::Drop { name: known.name.clone() });
+        } else {
+            evolution.definition.retired.push(known.name.clone());
+        }
+    }
+    for alteration in renames.iter().chain(&additions) {
+        if let Alteration::Add { name, .. } | Alteration::Rename { to: name, .. } = alteration
+            && evolution.definition.retired.contains(name)
+        {
+            reasons.push(format!(
+                "column {name:?} has the name of a dropped column, whose values the destination still holds"
+            ));
+        }
+    }
+    let missing = |name: &&String| !current.iter().any(|now| now.column.name == **name);
+    if !additions.is_empty()
+        && let Some(name) = excluded.iter().find(missing)
+    {
+        reasons.push(format!(
+            "the excluded column {name:?} is gone while others are new, which may be the same under another name"
+        ));
+    }
+    let taken = |to: &String| {
+        renames.iter().any(|other| matches!(other, Alteration::Rename { from, .. } if from == to))
+    };
+    if renames.iter().any(|rename| matches!(rename, Alteration::Rename { to, .. } if taken(to))) {
+        reasons.push("columns have exchanged their names".to_owned());
+    }
+    evolution.alterations = [drops, renames, additions, retypes].concat();
+    if policy == SchemaChangePolicy::Stop && reasons.is_empty() {
+        reasons = in_words(recorded, &evolution);
+        if reasons.is_empty() {
+            reasons.push("its columns changed".to_owned());
+        }
+    }
+    if reasons.is_empty() { Ok(evolution) } else { Err(reasons) }
+}
+
+fn in_words(recorded: &TableDefinition, evolution: &Evolution) -> Vec<String> {
+    let retired = evolution.definition.retired.iter().filter(|name| !recorded.retired.contains(name));
+    let retired = retired.map(|name| format!("column {name:?} was dropped"));
+    let altered = evolution.alterations.iter().map(|alteration| match alteration {
+        Alteration::Add { name, .. } => format!("column {name:?} was added"),
+        Alteration::Drop { name } => format!("column {name:?} was dropped"),
+        Alteration::Rename { from, to } => format!("column {from:?} is called {to:?} now"),
+        Alteration::Retype { name } => format!("column {name:?} has another type"),
+    });
+    retired.chain(altered).collect()
+}
+
+fn addition(now: &SourceColumn, backfill: &Backfill) -> Result<Alteration, String> {
+    let backfill = match backfill {
+        Backfill::Null => None,
+        Backfill::Value(text) => Some(literal(&now.pg_type, text).ok_or_else(|| {
+            format!(
+                "column {:?} is new, and its default for older rows cannot be written in ClickHouse",
+                now.name
+            )
+        })?),
+        Backfill::Unknown => {
+            return Err(format!(
+                "column {:?} is new, and what older rows hold in it was computed row by row",
+                now.name
+            ));
+        }
+    };
+    Ok(Alteration::Add { name: now.name.clone(), backfill })
+}
+
+/// A value's text form as ClickHouse casts it to the column's type; `None` where that would not be the same value.
+fn literal(source: &PgType, text: &str) -> Option<String> {
+    match source {
+        PgType::Bool => Some(if text == "t" { "true" } else { "false" }.to_owned()),
+        PgType::Timestamp | PgType::TimestampTz => {
+            let text = text.strip_suffix("+00").unwrap_or(text);
+            let plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"-: .".contains(&byte));
+            (plain && in_text_range(text)).then(|| text.to_owned())
+        }
+        PgType::Date => in_text_range(text).then(|| text.to_owned()),
+        // Other forms on the two sides.
+        PgType::Bytea | PgType::Array(_) => None,
+        _ => Some(text.to_owned()),
+    }
+}
+
+/// ClickHouse reads dates of these years only.
+fn in_text_range(text: &str) -> bool {
+    text.split_once('-')
+        .and_then(|(year, _)| year.parse::<u16>().ok())
+        .is_some_and(|year| (1900..=2299).contains(&year))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    /// The destination's type is the same.
+    Same,
+    /// Every value of the old type is the same value of the new one, on both sides.
+    Wider,
+    No,
+}
+
+fn retyped(known: &SourceColumn, now: &SourceColumn) -> Fit {
+    use PgType as T;
+    /// `character(n)`, whose padding other types do not keep.
+    const BPCHAR: u32 = 1042;
+    let longer =
+        now.type_modifier == -1 || (known.type_modifier != -1 && now.type_modifier >= known.type_modifier);
+    match (&known.pg_type, &now.pg_type) {
+        (T::Text, T::Text)
+            if known.type_oid == now.type_oid || ![known.type_oid, now.type_oid].contains(&BPCHAR) =>
+        {
+            if longer {
+                Fit::Same
+            } else {
+                Fit::No
+            }
+        }
+        (T::Timestamp, T::Timestamp) | (T::TimestampTz, T::TimestampTz) | (T::Time, T::Time) if longer => {
+            Fit::Same
+        }
+        (T::Int2, T::Int4 | T::Int8) | (T::Int4, T::Int8) | (T::Float4, T::Float8) => Fit::Wider,
+        (T::Numeric(Some((digits, scale))), T::Numeric(Some((new_digits, new_scale)))) => {
+            let whole = |digits: u16, scale: i16| i32::from(digits) - i32::from(scale);
+            let is_decimal =
+                |digits: u16, scale: i16| digits <= 76 && scale >= 0 && whole(digits, scale) >= 0;
+            let wider = new_scale >= scale && whole(*new_digits, *new_scale) >= whole(*digits, *scale);
+            let decimals = is_decimal(*digits, *scale) && is_decimal(*new_digits, *new_scale);
+            if wider && decimals { Fit::Wider } else { Fit::No }
+        }
+        _ => Fit::No,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_model::{Lsn, ReplicaIdentity, TableName};
+
+    fn column(attribute: i16, name: &str, pg_type: PgType) -> SourceColumn {
+        let type_oid = match pg_type {
+            PgType::Int4 => 23,
+            PgType::Int8 => 20,
+            _ => 25,
+        };
+        SourceColumn {
+            name: name.to_owned(),
+            attribute,
+            type_oid,
+            type_modifier: -1,
+            type_name: format!("{pg_type:?}"),
+            pg_type,
+            nullable: attribute > 1,
+            generated: false,
+        }
+    }
+
+    fn recorded() -> TableDefinition {
+        TableDefinition {
+            name: TableName::new("public", "t"),
+            oid: 1,
+            file_node: 1,
+            columns: vec![
+                column(1, "id", PgType::Int8),
+                column(2, "a", PgType::Int4),
+                column(3, "b", PgType::Text),
+            ],
+            key: vec!["id".to_owned()],
+            replica_identity: ReplicaIdentity::Default,
+            pages: 0,
+            estimated_rows: 0,
+            bytes: 0,
+            retired: Vec::new(),
+            distrusted_until: Lsn::ZERO,
+        }
+    }
+
+    /// The catalog says what the stream says.
+    fn told(
+        recorded: &TableDefinition,
+        columns: &[(SourceColumn, Backfill)],
+        policy: SchemaChangePolicy,
+    ) -> String {
+        let stream: Vec<_> = columns
+            .iter()
+            .map(|(column, _)| StreamColumn {
+                name: column.name.clone(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+            })
+            .collect();
+        let current: Vec<_> = columns
+            .iter()
+            .map(|(column, backfill)| CurrentColumn { column: column.clone(), backfill: backfill.clone() })
+            .collect();
+        match evolve(recorded, &stream, &current, &["secret".to_owned()], &[], policy) {
+            Ok(evolution) => format!(
+                "{:?}; retired {:?}; ignored {:?}; {} columns",
+                evolution.alterations,
+                evolution.definition.retired,
+                evolution.ignored,
+                evolution.definition.columns.len()
+            ),
+            Err(reasons) => format!("no: {}", reasons.join("; ")),
+        }
+    }
+
+    #[test]
+    fn what_follows_from_a_change_is_one_table() {
+        use SchemaChangePolicy as P;
+        let id = || (column(1, "id", PgType::Int8), Backfill::Null);
+        let a = || (column(2, "a", PgType::Int4), Backfill::Null);
+        let b = || (column(3, "b", PgType::Text), Backfill::Null);
+        let secret = || (column(9, "secret", PgType::Text), Backfill::Null);
+        let five = || Backfill::Value("5".to_owned());
+        let changes: Vec<(&str, Vec<(SourceColumn, Backfill)>)> = vec![
+            ("added", vec![id(), a(), b(), secret(), (column(4, "c", PgType::Int4), Backfill::Null)]),
+            ("added with default", vec![id(), a(), b(), secret(), (column(4, "c", PgType::Int4), five())]),
+            (
+                "added with computed values",
+                vec![id(), a(), b(), secret(), (column(4, "c", PgType::Int4), Backfill::Unknown)],
+            ),
+            ("dropped", vec![id(), a(), secret()]),
+            ("renamed", vec![id(), a(), (column(3, "c", PgType::Text), Backfill::Null), secret()]),
+            ("dropped and added", vec![id(), a(), (column(4, "c", PgType::Text), Backfill::Null), secret()]),
+            (
+                "dropped and added again",
+                vec![id(), a(), (column(4, "b", PgType::Text), Backfill::Null), secret()],
+            ),
+            (
+                "names exchanged",
+                vec![
+                    id(),
+                    (column(2, "b", PgType::Int4), Backfill::Null),
+                    (column(3, "a", PgType::Text), Backfill::Null),
+                    secret(),
+                ],
+            ),
+            ("widened", vec![id(), (column(2, "a", PgType::Int8), Backfill::Null), b(), secret()]),
+            ("another type", vec![id(), (column(2, "a", PgType::Text), Backfill::Null), b(), secret()]),
+            ("key renamed", vec![(column(1, "key", PgType::Int8), Backfill::Null), a(), b(), secret()]),
+            ("key dropped", vec![a(), b(), secret()]),
+            ("excluded renamed", vec![id(), a(), b(), (column(9, "open", PgType::Text), Backfill::Null)]),
+        ];
+        let mut text = String::new();
+        for (what, columns) in &changes {
+            for policy in [P::Propagate, P::PropagateAll, P::Ignore, P::Stop] {
+                text.push_str(&format!("{what} / {policy:?}: {}\n", told(&recorded(), columns, policy)));
+            }
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_stream_that_the_catalog_has_outrun_is_not_guessed_at() {
+        let stream = [
+            StreamColumn { name: "id".to_owned(), type_oid: 20, type_modifier: -1 },
+            StreamColumn { name: "was".to_owned(), type_oid: 25, type_modifier: -1 },
+        ];
+        let current = [column(1, "id", PgType::Int8), column(3, "is", PgType::Text)]
+            .map(|column| CurrentColumn { column, backfill: Backfill::Null });
+        let reasons =
+            evolve(&recorded(), &stream, &current, &[], &[], SchemaChangePolicy::Propagate).unwrap_err();
+        assert!(reasons[0].contains("\"was\" has changed again"), "{reasons:?}");
+    }
+
+    #[test]
+    fn decimals_widen_by_whole_and_by_fractional_digits() {
+        let fit = |from, to| {
+            let known = column(2, "a", PgType::Numeric(from));
+            retyped(&known, &column(2, "a", PgType::Numeric(to)))
+        };
+        assert_eq!(fit(Some((12, 2)), Some((14, 4))), Fit::Wider);
+        assert_eq!(fit(Some((12, 2)), Some((12, 4))), Fit::No);
+        assert_eq!(fit(Some((12, 2)), Some((80, 2))), Fit::No);
+        assert_eq!(fit(Some((12, 2)), None), Fit::No);
+    }
+}
