@@ -7,6 +7,7 @@
 
 mod commands;
 mod crash;
+mod engines;
 mod evolution;
 mod life;
 mod load;

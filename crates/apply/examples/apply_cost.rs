@@ -152,6 +152,7 @@ fn table() -> StreamTable {
         excluded: Vec::new(),
         sorting_key: Vec::new(),
         distrusted_until: Lsn::ZERO,
+        held: Vec::new(),
         active: true,
     }
 }

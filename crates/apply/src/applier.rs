@@ -484,6 +484,16 @@ impl Applier {
                 });
             }
         }
+        if !table.stream.held.is_empty() {
+            let rows = match change {
+                Change::Update(Some(old), new) if crate::table::moved(layout, old, new) => 2,
+                _ => 1,
+            };
+            // Rows of one record share their position, and the first of them were written first.
+            if table.holds(lsn, rows) {
+                return Ok(Step::Ignored);
+            }
+        }
         let rows = table.rows();
         let written = match change {
             Change::Insert(new) => table.insert(layout, lsn, new),

@@ -29,6 +29,9 @@ pub struct StreamTable {
     /// Rows of the destination may be younger than the stream up to here: where a copy went on under a later snapshot, or values were
     /// taken from the source. An update that lacks values takes them from the source until then.
     pub distrusted_until: Lsn,
+    /// Of a table that keeps every row (MergeTree): versions that the destination holds already, in order, each with the number of its rows. Changes that led
+    /// to them are left out.
+    pub held: Vec<(u64, u64)>,
     /// Whether changes are carried; those of a table that is set aside are not.
     pub active: bool,
 }
@@ -367,6 +370,17 @@ impl Table {
         })
     }
 
+    /// Whether the destination holds the rows of a change already, as it may after a crash.
+    pub(crate) fn holds(&mut self, lsn: Lsn, rows: u64) -> bool {
+        let Ok(at) = self.stream.held.binary_search_by_key(&lsn.0, |(version, _)| *version) else {
+            return false;
+        };
+        let (_, left) = &mut self.stream.held[at];
+        let holds = *left >= rows;
+        *left = left.saturating_sub(rows);
+        holds
+    }
+
     /// Takes in what the destination has at a sought place.
     pub(crate) fn supply(&mut self, number: u64, found: Found) {
         let mut places = self.chains.iter_mut().flat_map(|chain| &mut chain.places);
@@ -539,7 +553,7 @@ impl Table {
 
 /// Whether the old and the new row stand at different places. Bytes are compared: an equal value written differently only
 /// costs a tombstone that the new row overrides.
-fn moved(layout: &Layout, old: OldTuple<'_>, new: Tuple<'_>) -> bool {
+pub(crate) fn moved(layout: &Layout, old: OldTuple<'_>, new: Tuple<'_>) -> bool {
     let mut cells = layout.cells.iter().zip(old.tuple().cells().zip(new.cells()));
     cells.any(|(place, (was, is))| {
         place.places && is != Cell::Unchanged && known(old, *place, was).is_some_and(|was| was != is)

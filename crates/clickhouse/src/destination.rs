@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clickhouse::Row;
 use millrace_mapping::EncodedBlock;
-use millrace_model::spec::ClickHouseDestination;
+use millrace_model::spec::{ClickHouseDestination, TableEngine};
 use millrace_model::{Lsn, PipeId, Problem};
 use serde::Deserialize;
 
@@ -136,7 +136,56 @@ impl Destination {
             }
             Err(source) => problems.push(classify(&self.no_facts(source))),
         }
+        for target in targets {
+            problems.extend(self.partition_problem(target).await);
+        }
         problems
+    }
+
+    /// Has the server read the partition expression, over columns of the sorting key alone where others would leave older versions of a row behind.
+    async fn partition_problem(&self, target: &TargetTable) -> Option<Problem> {
+        let expression = target.partition_by.as_ref()?;
+        let usable = target.columns.iter().filter(|column| {
+            target.engine != TableEngine::ReplacingMergeTree || target.sorting_key.contains(&column.name)
+        });
+        let columns: Vec<String> = usable
+            .map(|column| {
+                let column_type = quote_string(&column.target.to_string());
+                format!("defaultValueOfTypeName({column_type}) AS {}", quote_identifier(&column.name))
+            })
+            .collect();
+        let columns = if columns.is_empty() { "1".to_owned() } else { columns.join(", ") };
+        let sql = format!("SELECT toTypeName(tuple({expression})) FROM (SELECT {columns})");
+        let timeout = self.connection.options.statement_timeout;
+        let source = self.connection.rows::<String>(&sql, timeout).await.err()?;
+        if !matches!(source, Failure::Refused { .. }) {
+            return Some(classify(&self.no_facts(source)));
+        }
+        let message = format!("partitionByExpr '{expression}' cannot be used: {source}");
+        let remedy = match target.engine {
+            TableEngine::ReplacingMergeTree => {
+                "correct it; it may only use columns of the sorting key, for which sortingKeys can be extended"
+            }
+            TableEngine::MergeTree | TableEngine::Null => "correct it",
+        };
+        Some(Problem::operator("PARTITION_EXPRESSION_INVALID", message, remedy).of_table(&target.source))
+    }
+
+    /// Versions at or above `from` that the table holds, in order, each with the number of its rows.
+    pub async fn versions(
+        &self,
+        table: &TableRef,
+        version_column: &str,
+        from: Lsn,
+    ) -> Result<Vec<(u64, u64)>, Error> {
+        let version = quote_identifier(version_column);
+        let sql = format!(
+            "SELECT {version} AS held, count() FROM {table} WHERE {version} >= {} GROUP BY held ORDER BY held \
+             SETTINGS select_sequential_consistency = 1",
+            from.0
+        );
+        let held = self.connection.rows::<(u64, u64)>(&sql, self.connection.options.table_timeout).await;
+        held.map_err(|source| Error::LookUp { table: table.clone(), source })
     }
 
     /// Sees to it that the table stands, and its database. An identical table is taken if it is empty, or if `owner` made

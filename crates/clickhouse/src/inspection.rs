@@ -1,6 +1,7 @@
 //! What is found at the destination, and whether it fits. Decisions are pure; [`crate::Destination`] does the asking.
 
 use millrace_model::Problem;
+use millrace_model::spec::TableEngine;
 
 use crate::quoting::{parse_identifiers, quote_identifier};
 use crate::table::TargetTable;
@@ -114,23 +115,37 @@ pub(crate) struct ExistingColumn {
 pub(crate) fn differences(target: &TargetTable, existing: &ExistingTable) -> Vec<String> {
     let mut differences = Vec::new();
     let family = existing.engine.trim_start_matches("Replicated").trim_start_matches("Shared");
-    if family == "ReplacingMergeTree" {
-        let wanted = [target.metadata.version.as_str(), target.metadata.is_deleted.as_str()];
+    let wanted = match target.engine {
+        TableEngine::ReplacingMergeTree => "ReplacingMergeTree",
+        TableEngine::MergeTree => "MergeTree",
+        TableEngine::Null => "Null",
+    };
+    if family != wanted {
+        differences.push(format!("its engine is {}, not {wanted}", existing.engine));
+    } else if target.engine == TableEngine::ReplacingMergeTree {
+        let (version, flag) = (&target.metadata.version, &target.metadata.is_deleted);
         let arguments = engine_arguments(&existing.engine_full);
-        if arguments.len() < 2 || arguments[arguments.len() - 2..] != wanted {
+        let ends_with = |columns: &[&String]| {
+            arguments.len() >= columns.len()
+                && arguments[arguments.len() - columns.len()..].iter().eq(columns.iter().copied())
+        };
+        if target.delete_on_merge && !ends_with(&[version, flag]) {
             differences.push(format!(
                 "its engine's last arguments are not the columns {} and {}",
-                quote_identifier(wanted[0]),
-                quote_identifier(wanted[1])
+                quote_identifier(version),
+                quote_identifier(flag)
             ));
+        } else if !target.delete_on_merge && !ends_with(&[version]) {
+            differences
+                .push(format!("its engine's last argument is not the column {}", quote_identifier(version)));
         }
-    } else {
-        differences.push(format!("its engine is {}, not ReplacingMergeTree", existing.engine));
     }
     // `ORDER BY (id)` is kept with its parentheses, `ORDER BY (a, b)` without.
     let in_parentheses = existing.sorting_key.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
     let sorting_key = in_parentheses.unwrap_or(&existing.sorting_key);
-    if parse_identifiers(sorting_key).as_ref() != Some(&target.sorting_key) {
+    let same_key = sorting_key.is_empty() && target.sorting_key.is_empty()
+        || parse_identifiers(sorting_key).as_ref() == Some(&target.sorting_key);
+    if target.engine != TableEngine::Null && !same_key {
         let wanted =
             target.sorting_key.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
         differences.push(format!("its sorting key is ({sorting_key}), not ({wanted})"));
@@ -150,7 +165,11 @@ pub(crate) fn differences(target: &TargetTable, existing: &ExistingTable) -> Vec
         }
     }
     // A row that changes its partition would leave its older versions behind.
-    let moving = |column: &&ExistingColumn| column.partitions && !target.sorting_key.contains(&column.name);
+    let moving = |column: &&ExistingColumn| {
+        target.engine == TableEngine::ReplacingMergeTree
+            && column.partitions
+            && !target.sorting_key.contains(&column.name)
+    };
     for column in existing.columns.iter().filter(moving) {
         let quoted = quote_identifier(&column.name);
         differences.push(format!("its partition key uses {quoted}, which is not in the sorting key"));
@@ -212,6 +231,9 @@ mod tests {
             columns: vec![column("id", "Int64"), column("price", "Decimal(12, 2)")],
             metadata: MetadataColumns::millrace(),
             sorting_key: vec!["id".to_owned()],
+            engine: TableEngine::ReplacingMergeTree,
+            partition_by: None,
+            delete_on_merge: true,
         }
     }
 

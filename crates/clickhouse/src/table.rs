@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use millrace_mapping::{ChType, ColumnPlan, metadata_columns};
-use millrace_model::spec::MetadataColumns;
+use millrace_model::spec::{MetadataColumns, TableEngine};
 use millrace_model::{PipeId, Problem, TableName};
 
 use crate::quoting::{quote_identifier, quote_string};
@@ -47,8 +47,15 @@ pub struct TargetTable {
     pub columns: Vec<ColumnPlan>,
     /// Names of the three columns after them.
     pub metadata: MetadataColumns,
-    /// Columns of ORDER BY, at least one; rows that agree in all of them are versions of one row.
+    /// Columns of ORDER BY; in a ReplacingMergeTree at least one, and rows that agree in all of them are versions of one row.
     pub sorting_key: Vec<String>,
+    /// What keeps its rows.
+    pub engine: TableEngine,
+    /// PARTITION BY, as the user wrote it. In a ReplacingMergeTree a function of columns of the sorting key, since a row that changed its partition
+    /// would leave its older versions behind.
+    pub partition_by: Option<String>,
+    /// Whether a ReplacingMergeTree takes the deleted flag, so that `FINAL` hides deleted rows.
+    pub delete_on_merge: bool,
 }
 
 impl TargetTable {
@@ -121,10 +128,13 @@ impl TargetTable {
     }
 
     fn sorting_key_problem(&self) -> Option<Problem> {
+        if self.engine == TableEngine::Null {
+            return None;
+        }
         let invalid = |message: String, remedy: &str| {
             Some(Problem::operator("DESTINATION_SORTING_KEY_INVALID", message, remedy))
         };
-        if self.sorting_key.is_empty() {
+        if self.sorting_key.is_empty() && self.engine == TableEngine::ReplacingMergeTree {
             return invalid(
                 "the sorting key is empty, so all rows would be versions of one row".to_owned(),
                 "give the source table a primary key, or name columns under sortingKeys",
@@ -188,22 +198,37 @@ pub fn create_table_statement(target: &TargetTable, owner: &PipeId) -> String {
         .join(",\n");
     let sorting_key =
         target.sorting_key.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
-    let mut settings = format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}");
-    if target.has_nullable_key() {
-        settings.push_str(", allow_nullable_key = 1");
+    // `ORDER BY ()` is no expression.
+    let sorting_key = if sorting_key.is_empty() { "tuple()".to_owned() } else { sorting_key };
+    let version = quote_identifier(&target.metadata.version);
+    let is_deleted = quote_identifier(&target.metadata.is_deleted);
+    let engine = match target.engine {
+        TableEngine::ReplacingMergeTree if target.delete_on_merge => {
+            format!("ReplacingMergeTree({version}, {is_deleted})")
+        }
+        TableEngine::ReplacingMergeTree => format!("ReplacingMergeTree({version})"),
+        TableEngine::MergeTree => "MergeTree".to_owned(),
+        TableEngine::Null => "Null".to_owned(),
+    };
+    let mut storage = String::new();
+    if target.engine != TableEngine::Null {
+        if let Some(expression) = &target.partition_by {
+            let _ = writeln!(storage, "PARTITION BY {expression}");
+        }
+        let nullable = if target.has_nullable_key() { ", allow_nullable_key = 1" } else { "" };
+        let _ = writeln!(
+            storage,
+            "ORDER BY ({sorting_key})\nSETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}{nullable}"
+        );
     }
     let mut statement = String::new();
     // Writing into a String cannot fail.
     let _ = write!(
         statement,
         "CREATE TABLE IF NOT EXISTS {table} (\n{columns}\n)\n\
-         ENGINE = ReplacingMergeTree({version}, {is_deleted})\n\
-         ORDER BY ({sorting_key})\n\
-         SETTINGS {settings}\n\
-         COMMENT {comment}",
+         ENGINE = {engine}\n\
+         {storage}COMMENT {comment}",
         table = target.table,
-        version = quote_identifier(&target.metadata.version),
-        is_deleted = quote_identifier(&target.metadata.is_deleted),
         comment = quote_string(&ownership_comment(owner)),
     );
     statement
@@ -230,6 +255,9 @@ mod tests {
             columns: vec![column("id", "Int64"), column("note", "Nullable(String)")],
             metadata: MetadataColumns::millrace(),
             sorting_key: vec!["id".to_owned()],
+            engine: TableEngine::ReplacingMergeTree,
+            partition_by: None,
+            delete_on_merge: true,
         }
     }
 
@@ -254,6 +282,35 @@ mod tests {
         ENGINE = ReplacingMergeTree(`_millrace_version`, `_millrace_is_deleted`)
         ORDER BY (`id`)
         SETTINGS non_replicated_deduplication_window = 1000
+        COMMENT 'millrace pipe 0000000000ab'
+        ");
+    }
+
+    #[test]
+    fn every_engine_is_declared_as_it_keeps_rows() {
+        let engines = [
+            TargetTable { delete_on_merge: false, partition_by: Some("id % 10".to_owned()), ..orders() },
+            TargetTable { engine: TableEngine::MergeTree, sorting_key: Vec::new(), ..orders() },
+            TargetTable { engine: TableEngine::Null, sorting_key: Vec::new(), ..orders() },
+        ];
+        let mut text = String::new();
+        for target in &engines {
+            assert_eq!(target.problems(), []);
+            let statement = create_table_statement(target, &owner());
+            text.push_str(statement.split_once("ENGINE").map_or("", |(_, engine)| engine));
+            text.push('\n');
+        }
+        insta::assert_snapshot!(text, @r"
+         = ReplacingMergeTree(`_millrace_version`)
+        PARTITION BY id % 10
+        ORDER BY (`id`)
+        SETTINGS non_replicated_deduplication_window = 1000
+        COMMENT 'millrace pipe 0000000000ab'
+         = MergeTree
+        ORDER BY (tuple())
+        SETTINGS non_replicated_deduplication_window = 1000
+        COMMENT 'millrace pipe 0000000000ab'
+         = Null
         COMMENT 'millrace pipe 0000000000ab'
         ");
     }

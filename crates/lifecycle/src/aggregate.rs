@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millrace_model::spec::TableEngine;
 use millrace_model::work::{Assignment, SlotRequest, TraceContext, Work};
 use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableName, Timestamp, WorkerId};
 
@@ -265,6 +266,11 @@ impl PipeAggregate {
             if assignment.task == Task::Snapshot {
                 self.lose_snapshot(epoch, now);
             }
+            if let Task::Copy { table, .. } = &assignment.task
+                && let Some(index) = self.table_index(table)
+            {
+                self.interrupt_append_only(index, now);
+            }
         }
     }
 
@@ -443,6 +449,11 @@ impl PipeAggregate {
         if self.pipe.spec.mode == millrace_model::spec::ReplicationMode::Cdc
             || self.pipe.state != PipeState::Snapshot
         {
+            for index in 0..self.tables.len() {
+                if matches!(self.tables[index].state, TableState::Waiting | TableState::Copying) {
+                    self.interrupt_append_only(index, now);
+                }
+            }
             return;
         }
         self.note(
@@ -460,6 +471,23 @@ impl PipeAggregate {
                 .iter()
                 .map(|partition| PartitionRecord { done: None, ..partition.clone() });
             self.set_partitions(index, voided.collect());
+        }
+    }
+
+    /// The copy of a table that keeps every row was interrupted: whatever is read again would be there twice, and a later snapshot holds what the stream brings
+    /// too. Better set aside than doubled.
+    fn interrupt_append_only(&mut self, index: usize, now: Timestamp) {
+        let source = &self.tables[index].source;
+        let mut tables = self.pipe.spec.tables.iter();
+        let append_only =
+            tables.any(|table| &table.source == source && table.engine != TableEngine::ReplacingMergeTree);
+        if append_only && self.pipe.state == PipeState::Snapshot && !self.pipe.deleting {
+            let problem = Problem::operator(
+                "APPEND_ONLY_COPY_INTERRUPTED",
+                "the copy was interrupted, and a table that keeps every row cannot be copied on without doubling some",
+                "make the pipe anew with an empty destination table",
+            );
+            self.set_aside(index, problem.of_table(source), Actor::Coordinator, now);
         }
     }
 

@@ -61,7 +61,7 @@ impl PipeAggregate {
             Report::TableSetAside(problem) => {
                 let table = problem.table.clone();
                 let index = table.as_ref().and_then(|table| self.table_index(table)).ok_or(stale)?;
-                self.set_aside(index, problem, worker, now);
+                self.set_aside(index, problem, Actor::Worker(worker.clone()), now);
                 self.order(worker.clone(), Order::Recorded(epoch, table));
                 Ok(Aftermath::Fine)
             }
@@ -210,7 +210,7 @@ impl PipeAggregate {
         }
         let table = first.table.as_ref().and_then(|table| self.table_index(table));
         match (task, table) {
-            (Task::Copy { .. } | Task::Stream, Some(index)) => self.set_aside(index, first, worker, now),
+            (Task::Copy { .. } | Task::Stream, Some(index)) => self.set_aside(index, first, actor, now),
             _ => self.break_down(first, actor, now),
         }
         Aftermath::Fine
@@ -238,11 +238,10 @@ impl PipeAggregate {
         }
     }
 
-    fn set_aside(&mut self, index: usize, problem: Problem, worker: &WorkerId, now: Timestamp) {
+    pub(crate) fn set_aside(&mut self, index: usize, problem: Problem, actor: Actor, now: Timestamp) {
         if self.tables[index].state == TableState::SetAside {
             return;
         }
-        let actor = Actor::Worker(worker.clone());
         self.tables[index].problem = Some(problem.clone());
         self.advance_table(index, TableEvent::Broke, actor.clone(), now);
         self.note_problem(problem.clone(), actor.clone(), now);
@@ -291,7 +290,7 @@ impl PipeAggregate {
                 "bring it back under its name, or leave it out, and make the pipe anew",
             );
             let problem = problem.of_table(&self.tables[index].source);
-            self.set_aside(index, problem, worker, now);
+            self.set_aside(index, problem, Actor::Worker(worker.clone()), now);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millrace_model::spec::{PostgresSource, ReplicationMode, TableSpec};
+use millrace_model::spec::{PostgresSource, ReplicationMode, TableEngine, TableSpec};
 use millrace_model::{PipeId, PipeSpec, Problem, ReplicaIdentity, TableDefinition, TableName};
 
 use crate::classification::classify;
@@ -273,7 +273,9 @@ fn table_problems(spec: &PipeSpec, table: &TableSpec, found: &Found, role: &str)
             );
         }
     }
-    let keyless = keyless(found).filter(|_| table.sorting_keys.is_empty());
+    // Only a ReplacingMergeTree must tell rows apart.
+    let tells_apart = table.engine == TableEngine::ReplacingMergeTree;
+    let keyless = keyless(found).filter(|_| table.sorting_keys.is_empty() && tells_apart);
     if spec.mode == ReplicationMode::Cdc {
         // A key would mend both.
         problems.extend(keyless.or_else(|| identity_problem(found)));

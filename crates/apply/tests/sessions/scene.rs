@@ -60,6 +60,7 @@ pub(crate) fn table(
         excluded: Vec::new(),
         sorting_key: Vec::new(),
         distrusted_until: Lsn::ZERO,
+        held: Vec::new(),
         active: true,
     }
 }

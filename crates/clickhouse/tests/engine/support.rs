@@ -85,6 +85,9 @@ pub(crate) fn notes(table: TableRef) -> TargetTable {
         columns: vec![column("id", PgType::Int8, "Int64"), column("note", PgType::Text, "Nullable(String)")],
         metadata: MetadataColumns::millrace(),
         sorting_key: vec!["id".to_owned()],
+        engine: millrace_model::spec::TableEngine::ReplacingMergeTree,
+        partition_by: None,
+        delete_on_merge: true,
     }
 }
 

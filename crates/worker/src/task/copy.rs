@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use millrace_clickhouse::Destination;
 use millrace_mapping::{BlockBuilder, copies_as_text};
+use millrace_model::spec::TableEngine;
 use millrace_model::work::{DestinationFacts, Outcome, Progress};
 use millrace_model::{Epoch, PageRange, PipeId, PipeSpec, Problem, TableDefinition, Timestamp};
 use millrace_postgres::{CopyEvent, CopyReader, classify, copy_query};
@@ -148,8 +149,31 @@ impl<'a> Transfer<'a> {
 
     /// Reads to the end; gives rows and bytes.
     async fn run(mut self, reader: &mut CopyReader, reporter: &Reporter) -> Result<(u64, u64), Vec<Problem>> {
+        let copied = self.transfer(reader, reporter).await;
+        // Read again, its rows would be there twice.
+        let doubled = self.blocks > 0 && self.planned.target.engine != TableEngine::ReplacingMergeTree;
+        copied.map_err(|problems| match problems.first() {
+            Some(first) if doubled => {
+                let message = format!(
+                    "the copy was interrupted, and a table that keeps every row cannot be copied on without doubling some: {}",
+                    first.message
+                );
+                let remedy = "make the pipe anew with an empty destination table";
+                let problem = Problem::operator("APPEND_ONLY_COPY_INTERRUPTED", message, remedy);
+                vec![problem.of_table(&self.copy.table.name)]
+            }
+            _ => problems,
+        })
+    }
+
+    async fn transfer(
+        &mut self,
+        reader: &mut CopyReader,
+        reporter: &Reporter,
+    ) -> Result<(u64, u64), Vec<Problem>> {
         let (mut rows, mut bytes) = (0, 0);
-        let failed = |error: &millrace_postgres::Error| of_table(error, &self.copy.table);
+        let copy = self.copy;
+        let failed = |error: &millrace_postgres::Error| of_table(error, &copy.table);
         loop {
             let ended = loop {
                 match reader.next_row().map_err(|error| failed(&error))? {

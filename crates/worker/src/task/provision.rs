@@ -1,6 +1,6 @@
 //! Checking both sides, and making what the pipe needs there.
 
-use millrace_model::spec::{OutOfRange, ReplicationMode, TableEngine};
+use millrace_model::spec::{OutOfRange, ReplicationMode};
 use millrace_model::work::{DestinationFacts, Outcome};
 use millrace_model::{Lsn, PipeId, PipeSpec, Problem, Recovery, Severity, TableDefinition};
 use millrace_postgres::{Inspection, classify, inspect};
@@ -42,16 +42,9 @@ fn not_yet(spec: &PipeSpec) -> Vec<Problem> {
     if spec.settings.out_of_range != OutOfRange::Clamp {
         problems.push(refuse("settings.outOfRange other than clamp".to_owned()));
     }
-    if !spec.settings.delete_on_merge {
-        problems.push(refuse("settings.deleteOnMerge: false".to_owned()));
-    }
     for table in &spec.tables {
-        let set = [
-            ("tableEngine", table.engine != TableEngine::ReplacingMergeTree),
-            ("partitionByExpr", table.partition_by.is_some()),
-            ("columnTypes", !table.column_types.is_empty()),
-            ("outOfRange", !table.out_of_range.is_empty()),
-        ];
+        let set =
+            [("columnTypes", !table.column_types.is_empty()), ("outOfRange", !table.out_of_range.is_empty())];
         let set = set.into_iter().filter(|(_, set)| *set);
         problems.extend(set.map(|(name, _)| refuse(name.to_owned()).of_table(&table.source)));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millrace_apply::{OwnedCell, StreamTable};
 use millrace_mapping::evolution::{Backfill, CurrentColumn};
 use millrace_model::work::Outcome;
-use millrace_model::{Epoch, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition};
 use millrace_postgres::discovery::find_by_oid;
 use millrace_postgres::quoting::{quote_identifier, quote_literal};
 use millrace_postgres::{KeyValue, Session, classify};
@@ -22,12 +22,12 @@ pub(crate) async fn connect(spec: &PipeSpec) -> Result<Session, Vec<Problem>> {
     Session::connect(&spec.source, "millrace").await.map_err(|error| vec![classify(&error)])
 }
 
-/// Sees to it that the slot can be read by us: it exists in the cluster that it was made in, is not lost, and no earlier worker of ours holds it.
+/// Sees to it that the slot can be read by us, and gives the position from which on the source keeps log for it: it exists in the cluster that it was made in, is not lost, and no earlier worker of ours holds it.
 pub(crate) async fn claim_slot(
     spec: &PipeSpec,
     slot_name: &str,
     system_identifier: u64,
-) -> Result<(), Vec<Problem>> {
+) -> Result<Lsn, Vec<Problem>> {
     let failed = |error: millrace_postgres::Error| vec![classify(&error)];
     let session = connect(spec).await?;
     let found = session.system_identifier().await.map_err(failed)?;
@@ -42,7 +42,9 @@ pub(crate) async fn claim_slot(
         )]);
     }
     session.require_usable_slot(slot_name).await.map_err(failed)?;
-    session.release_slot(slot_name).await.map_err(failed)
+    session.release_slot(slot_name).await.map_err(failed)?;
+    let state = session.slot_state(slot_name).await.map_err(failed)?;
+    Ok(state.map_or(Lsn::ZERO, |state| state.restart))
 }
 
 /// A table's columns as the source has them now; `None` where the table is gone.

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use millrace_apply::problem::source_schema_changed;
-use millrace_apply::{Applier, Batch, Found, Step, TableIndex};
+use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
 use millrace_clickhouse::Destination;
 use millrace_mapping::evolution::{StreamColumn, evolve};
 use millrace_mapping::{ChType, streams_as_binary};
-use millrace_model::spec::TruncatePolicy;
+use millrace_model::spec::{TableEngine, TruncatePolicy};
 use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, Work};
 use millrace_model::{
     Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableName, Timestamp,
@@ -100,7 +100,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     let binary = planned.iter().all(|table| streams_as_binary(&table.columns));
     let failed = |error: millrace_postgres::Error| vec![classify(&error)];
     let application = source::application_name(&stream.pipe, stream.epoch);
-    source::claim_slot(&stream.spec, &stream.slot_name, stream.system_identifier).await?;
+    let restart = source::claim_slot(&stream.spec, &stream.slot_name, stream.system_identifier).await?;
     let reader = ReplicationStream::start(
         &stream.spec.source,
         &application,
@@ -111,10 +111,16 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     )
     .await
     .map_err(failed)?;
-    let applier = Applier::new(
-        planned.iter().map(PlannedTable::stream_table).collect(),
-        &stream.spec.settings.metadata_columns,
-    );
+    let mut tables: Vec<StreamTable> = planned.iter().map(PlannedTable::stream_table).collect();
+    for (table, planned) in tables.iter_mut().zip(&planned) {
+        if planned.target.engine == TableEngine::MergeTree {
+            // No change that the slot still sends lies before its restart position.
+            let target = &planned.target;
+            let held = destination.versions(&target.table, &target.metadata.version, restart).await;
+            table.held = held.map_err(|error| vec![millrace_clickhouse::classify(&error)])?;
+        }
+    }
+    let applier = Applier::new(tables, &stream.spec.settings.metadata_columns);
     tracing::info!(slot = %stream.slot_name, tables = planned.len(), binary, "streaming");
     let pump = Pump {
         interval: stream.spec.settings.sync_interval / 10,
@@ -340,6 +346,8 @@ impl Pump<'_> {
             Step::Truncate { .. } if self.stream.spec.settings.truncate == TruncatePolicy::Ignore => {}
             Step::Truncate { tables, lsn } => {
                 self.arrive_all().await?;
+                let keeps = |table: &TableIndex| self.planned[table.0].target.engine != TableEngine::Null;
+                let tables: Vec<TableIndex> = tables.into_iter().filter(keeps).collect();
                 for TableIndex(index) in tables {
                     self.truncate(index, lsn).await?;
                     self.changes += 1;

@@ -41,6 +41,9 @@ pub(crate) fn plan(
         } else {
             table.sorting_keys.clone()
         },
+        engine: table.engine,
+        partition_by: table.partition_by.clone(),
+        delete_on_merge: spec.settings.delete_on_merge,
     };
     Ok(PlannedTable {
         definition: definition.clone(),
@@ -60,6 +63,7 @@ impl PlannedTable {
             excluded: [self.spec.excluded_columns.as_slice(), &self.ignored].concat(),
             sorting_key: self.spec.sorting_keys.clone(),
             distrusted_until: self.definition.distrusted_until,
+            held: Vec::new(),
             active: true,
         }
     }

@@ -1,0 +1,183 @@
+//! Destination tables of every engine, partitioned ones, and tables without a key.
+
+use crate::stack::Stack;
+
+async fn number(stack: &Stack, sql: &str) -> u64 {
+    stack.destination().query(sql).fetch_one().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_only_table_holds_every_row_and_every_change_once_whoever_is_killed() {
+    let mut stack = Stack::start().await;
+    let source = stack.source().await;
+    source
+        .batch_execute(
+            "CREATE TABLE log (id int PRIMARY KEY, x int); INSERT INTO log SELECT n, 0 FROM generate_series(1, 500) n;
+             CREATE TABLE keyless (x int); ALTER TABLE keyless REPLICA IDENTITY FULL; INSERT INTO keyless SELECT 1 FROM generate_series(1, 10);",
+        )
+        .await
+        .unwrap();
+    let tables = "  - {source: public.log, target: log, tableEngine: MergeTree}\n  - {source: public.keyless, target: keyless, tableEngine: MergeTree}";
+    stack
+        .apply(&stack.write_pipe("append", tables, "settings: {syncInterval: 20ms, pullBatchSize: 5000}"))
+        .await;
+    stack.wait_for("append", "Running").await;
+    let mut changes = 500;
+    for round in 0..2 {
+        for _ in 0..40 {
+            // One record of many rows, single rows, and a key that changes: two rows.
+            source
+                .batch_execute(&format!(
+                    "INSERT INTO log SELECT n, {round} FROM generate_series((SELECT max(id) + 1 FROM log), (SELECT max(id) + 50 FROM log)) n;
+                     UPDATE log SET x = x + 1 WHERE id = {round} + 1; DELETE FROM log WHERE id = (SELECT min(id) FROM log WHERE id > 400);
+                     UPDATE log SET id = -id WHERE id = (SELECT max(id) FROM log);"
+                ))
+                .await
+                .unwrap();
+            changes += 50 + 1 + 1 + 2;
+        }
+        // Whoever streams dies in the middle of a transaction of which a part is there already.
+        let before = number(&stack, "SELECT count() FROM mirror.log").await;
+        source
+            .batch_execute("INSERT INTO log SELECT n, 0 FROM generate_series((SELECT max(id) + 1 FROM log), (SELECT max(id) + 150000 FROM log)) n")
+            .await
+            .unwrap();
+        changes += 150_000;
+        stack
+            .wait("a part to arrive", async || {
+                number(&stack, "SELECT count() FROM mirror.log").await > before
+            })
+            .await;
+        for worker in &mut stack.fleet.workers {
+            worker.kill().await;
+            worker.start_again().await;
+        }
+    }
+    source
+        .batch_execute("INSERT INTO keyless VALUES (2), (2); DELETE FROM keyless WHERE x = 2")
+        .await
+        .unwrap();
+    stack.caught_up("append").await;
+    assert_eq!(number(&stack, "SELECT count() FROM mirror.log").await, changes);
+    let distinct = "SELECT uniqExact(id, _millrace_version, _millrace_is_deleted) FROM mirror.log";
+    assert_eq!(number(&stack, distinct).await, changes);
+    assert_eq!(number(&stack, "SELECT countIf(_millrace_is_deleted = 0) FROM mirror.keyless").await, 12);
+    assert_eq!(number(&stack, "SELECT countIf(_millrace_is_deleted = 1) FROM mirror.keyless").await, 2);
+    assert_eq!(stack.get("append").await["status"]["tablesSetAside"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_only_copy_that_is_interrupted_is_set_aside_and_not_doubled() {
+    let mut stack = Stack::servers().await;
+    stack.start_coordinator(&[]).await;
+    stack.start_worker_with("one", &["--max-tasks", "1"]).await;
+    let source = stack.source().await;
+    source
+        .batch_execute(
+            "CREATE TABLE log (id int PRIMARY KEY, x text); INSERT INTO log SELECT n, repeat('x', 500) FROM generate_series(1, 60000) n; ANALYZE log;
+             CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1);",
+        )
+        .await
+        .unwrap();
+    let tables = "  - {source: public.log, target: log, tableEngine: MergeTree}\n  - {source: public.other, target: other}";
+    let settings = "settings: {snapshotNumRowsPerPartition: 1000, initialLoadParallelism: 1}";
+    stack.apply(&stack.write_pipe("append", tables, settings)).await;
+    stack
+        .wait("a partition to be done", async || {
+            stack.get("append").await["tables"][0]["partitionsDone"].as_u64().unwrap_or(0) >= 1
+        })
+        .await;
+    stack.fleet.workers[0].kill().await;
+    stack.fleet.workers[0].start_again().await;
+    stack.wait_for("append", "Running").await;
+    let shown = stack.get("append").await;
+    assert_eq!(shown["tables"][0]["problem"]["code"], "APPEND_ONLY_COPY_INTERRUPTED", "{shown}");
+    source.batch_execute("INSERT INTO other VALUES (2)").await.unwrap();
+    stack.caught_up("append").await;
+    stack.assert_equal("other", &["id"]).await;
+    let doubled = "SELECT toUInt64(count() - uniqExact(id)) FROM mirror.log";
+    assert_eq!(number(&stack, doubled).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_null_table_feeds_its_views() {
+    let stack = Stack::start().await;
+    let source = stack.source().await;
+    source
+        .batch_execute("CREATE TABLE hits (id int PRIMARY KEY, page text); INSERT INTO hits VALUES (1, 'a')")
+        .await
+        .unwrap();
+    for sql in [
+        "CREATE DATABASE mirror ENGINE = Atomic",
+        "CREATE TABLE mirror.hits (id Int32, page Nullable(String), _millrace_version UInt64, _millrace_is_deleted UInt8, \
+         _millrace_synced_at DateTime64(9)) ENGINE = Null",
+        "CREATE MATERIALIZED VIEW mirror.pages ENGINE = MergeTree ORDER BY tuple() AS SELECT id, page FROM mirror.hits WHERE _millrace_is_deleted = 0",
+    ] {
+        stack.destination().query(sql).execute().await.unwrap();
+    }
+    let tables = "  - {source: public.hits, target: hits, tableEngine: 'Null'}";
+    stack.apply(&stack.write_pipe("nulls", tables, "")).await;
+    stack.wait_for("nulls", "Running").await;
+    source
+        .batch_execute("INSERT INTO hits VALUES (2, 'b'); TRUNCATE hits; INSERT INTO hits VALUES (3, 'c')")
+        .await
+        .unwrap();
+    stack.caught_up("nulls").await;
+    assert_eq!(number(&stack, "SELECT toUInt64(sum(id)) FROM mirror.pages").await, 6);
+    assert_eq!(number(&stack, "SELECT count() FROM mirror.hits").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_and_kept_deletions_and_other_names() {
+    let stack = Stack::start().await;
+    let source = stack.source().await;
+    source
+        .batch_execute(
+            "CREATE TABLE visits (id int, at date, note text, PRIMARY KEY (id, at));
+             INSERT INTO visits SELECT n, date '2024-01-15' + n * 31, 'n' FROM generate_series(1, 12) n;",
+        )
+        .await
+        .unwrap();
+    let tables = "  - {source: public.visits, target: visits, partitionByExpr: toYYYYMM(at)}";
+    let settings = "settings: {deleteOnMerge: false, metadataColumns: peerdb}";
+    stack.apply(&stack.write_pipe("visits", tables, settings)).await;
+    stack.wait_for("visits", "Running").await;
+    source
+        .batch_execute("DELETE FROM visits WHERE id = 1; UPDATE visits SET at = '2023-05-05' WHERE id = 2; UPDATE visits SET note = 'm' WHERE id = 3")
+        .await
+        .unwrap();
+    stack.caught_up("visits").await;
+    let live = "SELECT count() FROM mirror.visits FINAL WHERE _peerdb_is_deleted = 0";
+    assert_eq!(number(&stack, live).await, 11);
+    // The engine does not hide what is deleted; both the deleted row and the old place of the one that moved are there.
+    assert_eq!(number(&stack, "SELECT count() FROM mirror.visits FINAL").await, 13);
+    let partitions = "SELECT uniqExact(partition) FROM system.parts WHERE database = 'mirror' AND table = 'visits' AND active";
+    assert_eq!(number(&stack, partitions).await, 13);
+    let moved = "SELECT count() FROM mirror.visits FINAL WHERE _peerdb_is_deleted = 0 AND id = 2 AND at = '2023-05-05'";
+    assert_eq!(number(&stack, moved).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_expression_is_checked_before_anything_is_made() {
+    let stack = Stack::start().await;
+    stack
+        .source()
+        .await
+        .batch_execute("CREATE TABLE visits (id int PRIMARY KEY, at date NOT NULL)")
+        .await
+        .unwrap();
+    for (expression, expected) in [
+        ("toYYYYMM(at)", "columns of the sorting key"),
+        ("toYYYYMM(", "cannot be used"),
+        ("no_such_function(id)", "no_such_function"),
+    ] {
+        let tables =
+            format!("  - {{source: public.visits, target: visits, partitionByExpr: '{expression}'}}");
+        let path = stack.write_pipe("bad", &tables, "");
+        let said = stack.run(&["pipe", "validate", "-f", path.to_str().unwrap()]).await;
+        let told = String::from_utf8(said.stdout).unwrap();
+        assert_eq!(said.status.code(), Some(1), "{expression}: {told}");
+        let said = told;
+        assert!(said.contains("PARTITION_EXPRESSION_INVALID") && said.contains(expected), "{said}");
+    }
+}
