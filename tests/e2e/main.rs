@@ -9,6 +9,7 @@ mod commands;
 mod crash;
 mod engines;
 mod evolution;
+mod in_progress;
 mod life;
 mod load;
 mod refusal;

@@ -28,6 +28,6 @@ pub use copy::{CopyEvent, CopyReader, copy_query};
 pub use error::{Error, ServerError, Step};
 pub use inspect::{Inspection, inspect, offered_tables};
 pub use lookup::KeyValue;
-pub use replication::{ReplicationEvent, ReplicationStream, SystemIdentity, identify_system};
+pub use replication::{ReplicationEvent, ReplicationStream, StreamForm, SystemIdentity, identify_system};
 pub use session::{Session, SlotState};
 pub use snapshot::SnapshotSession;

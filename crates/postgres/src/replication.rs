@@ -37,6 +37,23 @@ pub enum ReplicationEvent<'a> {
     },
 }
 
+/// What of pgoutput's forms is asked for (manual: "Logical Streaming Replication Parameters"; both need PostgreSQL 14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StreamForm {
+    /// The binary form of every value, which must be decodable for every column; else the text form.
+    pub binary: bool,
+    /// Large transactions come in blocks while they are still being written (protocol version 2); else whole and in the order of their commits
+    /// (protocol version 1).
+    pub in_progress: bool,
+}
+
+impl StreamForm {
+    /// Whole transactions with binary values, or text ones.
+    pub fn whole(binary: bool) -> Self {
+        Self { binary, in_progress: false }
+    }
+}
+
 /// An open stream of changes.
 #[derive(Debug)]
 pub struct ReplicationStream {
@@ -48,8 +65,7 @@ pub struct ReplicationStream {
 impl ReplicationStream {
     /// Connects and starts streaming from where the slot stands, or from `start` where that is later.
     ///
-    /// Protocol version 1 of pgoutput: transactions come whole, in the order of their commits. `binary` asks for the binary form of every value, which must
-    /// be decodable for every column (PostgreSQL 14+).
+    /// Prepared transactions come when they are committed.
     ///
     /// # Errors
     /// The slot is missing, lost or in use; the publication is missing (told with the first change); the connection fails.
@@ -59,13 +75,14 @@ impl ReplicationStream {
         slot_name: &str,
         start: Lsn,
         publications: &[String],
-        binary: bool,
+        form: StreamForm,
     ) -> Result<Self, Error> {
         let mut wire = Wire::connect(source, Purpose::Replication, application_name).await?;
         let names: Vec<String> = publications.iter().map(|name| quote_identifier(name)).collect();
-        let binary = if binary { ", binary 'true'" } else { "" };
+        let binary = if form.binary { ", binary 'true'" } else { "" };
+        let protocol = if form.in_progress { "'2', streaming 'on'" } else { "'1'" };
         let sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {}{binary})",
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version {protocol}, publication_names {}{binary})",
             quote_identifier(slot_name),
             quote_replication_literal(&names.join(",")),
         );

@@ -34,6 +34,11 @@ impl Budget {
         Self { pieces: Arc::new(Semaphore::new(total as usize)), total, used: Arc::new(AtomicU64::new(0)) }
     }
 
+    /// Bytes that there are.
+    pub(crate) fn total(&self) -> u64 {
+        u64::from(self.total) * PIECE
+    }
+
     /// Bytes that are given out.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

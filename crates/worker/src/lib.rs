@@ -15,6 +15,7 @@ mod budget;
 mod delivery;
 mod desk;
 mod session;
+mod spool;
 mod task;
 
 pub use session::{Config, Worker};

@@ -22,11 +22,16 @@ use crate::desk::Reporter;
 pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) connections: copy::Connections,
+    pub(crate) whole: stream::WholeTransactions,
 }
 
 impl Shared {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self { budget, connections: copy::Connections::default() }
+        Self {
+            budget,
+            connections: copy::Connections::default(),
+            whole: stream::WholeTransactions::default(),
+        }
     }
 
     /// Closes what nobody has used for a while.

@@ -449,8 +449,15 @@ impl Bench {
 /// Receives so many inserts from the slot `bench_bare` and drops them; says how long that took.
 async fn receive(source: PostgresSource, publication: String, changes: u64) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    let mut stream =
-        ReplicationStream::start(&source, "bench", "bench_bare", Lsn::ZERO, &[publication], true).await?;
+    let mut stream = ReplicationStream::start(
+        &source,
+        "bench",
+        "bench_bare",
+        Lsn::ZERO,
+        &[publication],
+        millrace_postgres::StreamForm::whole(true),
+    )
+    .await?;
     let (mut seen, mut end_of_log) = (0, Lsn::ZERO);
     while seen < changes {
         stream.fill().await?;

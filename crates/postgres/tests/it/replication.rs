@@ -19,7 +19,15 @@ async fn prepare(server: &Server) -> Lsn {
 
 async fn open(server: &Server) -> Result<ReplicationStream, Error> {
     let source = server.source();
-    ReplicationStream::start(&source, APPLICATION, "s", Lsn::ZERO, &["p".to_owned()], true).await
+    ReplicationStream::start(
+        &source,
+        APPLICATION,
+        "s",
+        Lsn::ZERO,
+        &["p".to_owned()],
+        millrace_postgres::StreamForm::whole(true),
+    )
+    .await
 }
 
 /// Reads until so many commits have come; gives the kinds of messages and the position of the last one.
@@ -107,7 +115,14 @@ async fn names_that_need_quotes_and_several_publications_work() {
     drop(SnapshotSession::with_slot(&server.source(), APPLICATION, "s").await.unwrap());
     let publications = [odd.to_owned(), "p".to_owned()];
     let source = server.source();
-    let started = ReplicationStream::start(&source, APPLICATION, "s", Lsn::ZERO, &publications, false);
+    let started = ReplicationStream::start(
+        &source,
+        APPLICATION,
+        "s",
+        Lsn::ZERO,
+        &publications,
+        millrace_postgres::StreamForm::whole(false),
+    );
     let mut stream = started.await.unwrap();
     server.run("INSERT INTO \"S 1\".\"it's, \"\"odd\"\"\" VALUES (1)").await;
     server.run("INSERT INTO other VALUES (1)").await;
@@ -172,7 +187,15 @@ async fn a_reader_of_ours_that_was_forgotten_is_ended_and_nobody_elses() {
     session.release_slot("no_such_slot").await.unwrap();
 
     let source = server.source();
-    let stranger = ReplicationStream::start(&source, "psql", "s", Lsn::ZERO, &["p".to_owned()], true).await;
+    let stranger = ReplicationStream::start(
+        &source,
+        "psql",
+        "s",
+        Lsn::ZERO,
+        &["p".to_owned()],
+        millrace_postgres::StreamForm::whole(true),
+    )
+    .await;
     for refused in [session.release_slot("s").await, session.drop_slot("s").await] {
         let problem = classify(&refused.unwrap_err());
         assert_eq!(problem.code, "SLOT_BUSY");

@@ -57,8 +57,15 @@ async fn carries(server: &Server) {
 
     session.require_usable_slot("s").await.unwrap();
     session.release_slot("s").await.unwrap();
-    let started =
-        ReplicationStream::start(&spec.source, APPLICATION, "s", Lsn::ZERO, &["p".to_owned()], true).await;
+    let started = ReplicationStream::start(
+        &spec.source,
+        APPLICATION,
+        "s",
+        Lsn::ZERO,
+        &["p".to_owned()],
+        millrace_postgres::StreamForm::whole(true),
+    )
+    .await;
     let mut stream = started.unwrap();
     let mut kinds = String::new();
     while !kinds.ends_with('C') {

@@ -4,7 +4,8 @@
 //! a table. Several batches may be on their way; the position that the slot may forget is the end of the last transaction in the longest unbroken run of
 //! arrived batches. Nothing else ever moves it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -18,8 +19,8 @@ use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamPr
 use millrace_model::{
     Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableName, Timestamp,
 };
-use millrace_pgoutput::Relation;
-use millrace_postgres::{ReplicationEvent, ReplicationStream, classify};
+use millrace_pgoutput::{Commit, Relation};
+use millrace_postgres::{ReplicationEvent, ReplicationStream, StreamForm, classify};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
@@ -29,6 +30,7 @@ use super::{Ending, Shared, Signals, source};
 use crate::budget::Reservation;
 use crate::delivery::{Patience, deliver};
 use crate::desk::Reporter;
+use crate::spool::Spool;
 
 /// Batches that may be on their way at a time.
 const BATCHES: usize = 2;
@@ -44,6 +46,21 @@ const STATUS: Duration = Duration::from_secs(5);
 const REPORT: Duration = Duration::from_millis(500);
 /// Memory is taken from the budget in steps.
 const STEP: u64 = 1 << 20;
+
+/// Pipes whose source cannot send transactions in progress: some of what a transaction may do (columns that change and are rolled back with a savepoint, then a
+/// rewrite of the table) makes PostgreSQL's decoder fail with an internal error, which does not happen when it sends whole transactions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WholeTransactions(Arc<Mutex<HashSet<PipeId>>>);
+
+impl WholeTransactions {
+    fn contains(&self, pipe: &PipeId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(pipe)
+    }
+
+    fn insert(&self, pipe: PipeId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pipe);
+    }
+}
 
 /// A stream to carry.
 pub(crate) struct Stream {
@@ -101,13 +118,14 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     let failed = |error: millrace_postgres::Error| vec![classify(&error)];
     let application = source::application_name(&stream.pipe, stream.epoch);
     let restart = source::claim_slot(&stream.spec, &stream.slot_name, stream.system_identifier).await?;
+    let in_progress = !shared.whole.contains(&stream.pipe);
     let reader = ReplicationStream::start(
         &stream.spec.source,
         &application,
         &stream.slot_name,
         Lsn::ZERO,
         std::slice::from_ref(&stream.publication_name),
-        binary,
+        StreamForm { binary, in_progress },
     )
     .await
     .map_err(failed)?;
@@ -141,6 +159,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         delay: None,
         reader,
         binary,
+        spool: Spool::new(shared.budget.clone(), std::env::temp_dir()),
         applier,
         planned,
         destination,
@@ -173,6 +192,7 @@ struct Pump<'a> {
     reader: ReplicationStream,
     /// Whether values come in binary form.
     binary: bool,
+    spool: Spool,
     applier: Applier,
     planned: Vec<PlannedTable>,
     destination: Destination,
@@ -249,7 +269,7 @@ impl Pump<'_> {
                 Wake::Report => self.report(),
                 Wake::Flush => self.send().await?,
                 Wake::Read(read) => {
-                    read.map_err(|error| vec![classify(&error)])?;
+                    read.map_err(|error| vec![self.source_failed(&error)])?;
                     self.take_in().await?;
                 }
             }
@@ -274,7 +294,9 @@ impl Pump<'_> {
     /// Takes in everything that was read.
     async fn take_in(&mut self) -> Result<(), Vec<Problem>> {
         loop {
-            let step = match self.reader.next_event().map_err(|error| vec![classify(&error)])? {
+            let (whole, pipe) = (&self.shared.whole, &self.stream.pipe);
+            let failed = |error| vec![stream_failed(&error, whole, pipe)];
+            let step = match self.reader.next_event().map_err(failed)? {
                 None => break,
                 Some(ReplicationEvent::Keepalive { end, reply_requested }) => {
                     self.keepalive(end);
@@ -293,12 +315,15 @@ impl Pump<'_> {
                         let again = self.applier.apply(start, &message);
                         let again = again.map_err(|error| vec![broken_stream(&error)])?;
                         if let Step::SchemaChanged { table, .. } = again {
-                            let name = &self.planned[table.0].definition.name;
-                            let reason = "its rows do not fit what the source says of its columns".to_owned();
-                            self.give_up(table, source_schema_changed(name, &[reason])).await?;
+                            self.misfit(table).await?;
                             continue;
                         }
                         again
+                    } else if let Step::Spool { transaction, subtransaction } = step {
+                        // Copied out of the reader's buffer, which the spool cannot hold on to.
+                        let kept = self.spool.append(transaction, subtransaction, start, payload).await;
+                        kept.map_err(|error| vec![spool_failed(&error)])?;
+                        continue;
                     } else {
                         step
                     }
@@ -306,6 +331,71 @@ impl Pump<'_> {
             };
             self.step(step).await?;
         }
+        self.reserve_waiting().await
+    }
+
+    /// Reads a transaction back that was in progress and has committed. Whenever a batch is full it is sent, as when reading from the source.
+    async fn replay(&mut self, transaction: u32, commit: Commit) -> Result<(), Vec<Problem>> {
+        if let Some(kept) = self.spool.take(transaction) {
+            let mut messages = kept.read_back().await.map_err(|error| vec![spool_failed(&error)])?;
+            let mut spoken = Instant::now();
+            while let Some((lsn, message)) =
+                messages.next().await.map_err(|error| vec![spool_failed(&error)])?
+            {
+                let mut step = self.replayed(lsn, message, &commit)?;
+                if let Step::SchemaChanged { table, relation } = step {
+                    self.follow(table, &relation).await?;
+                    step = self.replayed(lsn, message, &commit)?;
+                    if let Step::SchemaChanged { table, .. } = step {
+                        self.misfit(table).await?;
+                        continue;
+                    }
+                }
+                Box::pin(self.step(step)).await?;
+                if self.is_full() {
+                    self.reserve_waiting().await?;
+                    self.make_room().await?;
+                }
+                if spoken.elapsed() > STATUS {
+                    spoken = Instant::now();
+                    self.acknowledge(false).await?;
+                }
+            }
+        }
+        self.applier.end_replay(&commit);
+        Ok(())
+    }
+
+    fn replayed(&mut self, lsn: Lsn, message: &[u8], commit: &Commit) -> Result<Step, Vec<Problem>> {
+        self.applier.replay(lsn, message, commit).map_err(|error| vec![broken_stream(&error)])
+    }
+
+    fn source_failed(&self, error: &millrace_postgres::Error) -> Problem {
+        stream_failed(error, &self.shared.whole, &self.stream.pipe)
+    }
+
+    /// Sends what waits, once there is room for another batch.
+    async fn make_room(&mut self) -> Result<(), Vec<Problem>> {
+        while self.batches.len() >= BATCHES {
+            tokio::select! {
+                Some(arrived) = self.arriving.join_next() => {
+                    self.arrived(arrived.map_err(|_| vec![super::stopped()])?).await?;
+                }
+                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
+            }
+        }
+        self.send().await
+    }
+
+    /// The table's rows do not fit its new definition either.
+    async fn misfit(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
+        let name = &self.planned[table.0].definition.name;
+        let reason = "its rows do not fit what the source says of its columns".to_owned();
+        let problem = source_schema_changed(name, &[reason]);
+        self.give_up(table, problem).await
+    }
+
+    async fn reserve_waiting(&mut self) -> Result<(), Vec<Problem>> {
         // More memory for what waits; without it reading rests until some is free.
         let held = self.applier.buffered_bytes() as u64;
         if held > self.reserved.bytes() {
@@ -342,7 +432,10 @@ impl Pump<'_> {
             }
             Step::Ignored | Step::Committed { .. } => {}
             Step::SetAside(tables) => self.set_aside(tables).await,
-            Step::SchemaChanged { .. } | Step::Spool { .. } | Step::Forget { .. } | Step::Replay { .. } => {}
+            Step::Forget { transaction, subtransaction } => self.spool.forget(transaction, subtransaction),
+            Step::Replay { transaction, commit } => self.replay(transaction, commit).await?,
+            // Both are seen to where their message is at hand.
+            Step::SchemaChanged { .. } | Step::Spool { .. } => {}
             Step::Truncate { .. } if self.stream.spec.settings.truncate == TruncatePolicy::Ignore => {}
             Step::Truncate { tables, lsn } => {
                 self.arrive_all().await?;
@@ -667,6 +760,27 @@ impl Pump<'_> {
         self.reader.finish().await.map_err(|error| vec![classify(&error)])?;
         Ok(Outcome::Drained { durable })
     }
+}
+
+/// An internal error of the decoder is tried again with whole transactions before anybody is troubled.
+fn stream_failed(error: &millrace_postgres::Error, whole: &WholeTransactions, pipe: &PipeId) -> Problem {
+    let internal =
+        matches!(error, millrace_postgres::Error::Refused { source, .. } if source.code.starts_with("XX"));
+    if !internal || whole.contains(pipe) {
+        return classify(error);
+    }
+    whole.insert(pipe.clone());
+    let message = format!("the source cannot send a transaction in progress: {}", classify(error).message);
+    Problem::transient("STREAM_REOPENED", message, "it is opened again by itself, for whole transactions")
+}
+
+/// Transactions in progress have no place to wait.
+fn spool_failed(error: &std::io::Error) -> Problem {
+    Problem::transient(
+        "SPOOL_FAILED",
+        format!("transactions in progress cannot be kept in {}: {error}", std::env::temp_dir().display()),
+        "give the worker's temporary folder (TMPDIR) room for the largest transactions that are in progress at a time",
+    )
 }
 
 /// The stream itself cannot be understood: opening it again reads the same log anew.
