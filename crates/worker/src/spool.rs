@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use millrace_model::Lsn;
 use tokio::fs::File;
@@ -100,11 +100,11 @@ impl Spool {
 }
 
 impl Transaction {
-    async fn spill(&mut self, folder: &PathBuf) -> io::Result<()> {
+    async fn spill(&mut self, folder: &Path) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let folder = folder.clone();
+                let folder = folder.to_path_buf();
                 let file = tokio::task::spawn_blocking(move || tempfile::tempfile_in(folder)).await;
                 self.file.insert(File::from_std(file.map_err(io::Error::other)??))
             }

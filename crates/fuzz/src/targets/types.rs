@@ -101,6 +101,8 @@ pub fn table(
         pages: 0,
         estimated_rows: 0,
         bytes: 0,
+        retired: Vec::new(),
+        distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
 
