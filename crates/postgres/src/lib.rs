@@ -8,6 +8,7 @@
 //!
 //! Start reading at [`wire`] for the data path and at [`mod@inspect`] for the rest.
 
+pub mod backlog;
 mod buffer;
 pub mod classification;
 pub mod copy;
@@ -23,6 +24,7 @@ pub mod session;
 pub mod snapshot;
 pub mod wire;
 
+pub use backlog::{BacklogEvent, BacklogReader};
 pub use classification::{ERROR_CODES, classify};
 pub use copy::{CopyEvent, CopyReader, copy_query};
 pub use error::{Error, ServerError, Step};

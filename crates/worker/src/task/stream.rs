@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures::future::OptionFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use millrace_apply::problem::source_schema_changed;
 use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
@@ -20,7 +21,9 @@ use millrace_model::{
     Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableName, Timestamp,
 };
 use millrace_pgoutput::{Commit, Relation};
-use millrace_postgres::{ReplicationEvent, ReplicationStream, StreamForm, classify};
+use millrace_postgres::{
+    BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, StreamForm, classify,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
@@ -40,6 +43,11 @@ const INSERTS: usize = 4;
 const BATCH_BYTES: usize = 16 << 20;
 /// Rows of a batch that may lack values: they are looked for by statements that name them all.
 const INCOMPLETE_ROWS: usize = 2_000;
+/// A backlog is taken in bulk while it is so large; less is quicker had from the stream.
+const BULK_BYTES: u64 = 32 << 20;
+/// Messages of one call. The server keeps a call's changes in a temporary file of a few hundred bytes each, and decodes its log anew for the next, so few and
+/// large ones are best.
+const BULK_MESSAGES: u32 = 4_000_000;
 /// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
 const STATUS: Duration = Duration::from_secs(5);
 /// How often the coordinator hears how far the stream is.
@@ -47,12 +55,11 @@ const REPORT: Duration = Duration::from_millis(500);
 /// Memory is taken from the budget in steps.
 const STEP: u64 = 1 << 20;
 
-/// Pipes whose source cannot send transactions in progress: some of what a transaction may do (columns that change and are rolled back with a savepoint, then a
-/// rewrite of the table) makes PostgreSQL's decoder fail with an internal error, which does not happen when it sends whole transactions.
+/// Pipes of which this process has learned something.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct WholeTransactions(Arc<Mutex<HashSet<PipeId>>>);
+pub(crate) struct PipeSet(Arc<Mutex<HashSet<PipeId>>>);
 
-impl WholeTransactions {
+impl PipeSet {
     fn contains(&self, pipe: &PipeId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(pipe)
     }
@@ -115,20 +122,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         .map(|definition| tables::plan(&stream.spec, definition, &destination, stream.destination))
         .collect::<Result<_, _>>()?;
     let binary = planned.iter().all(|table| streams_as_binary(&table.columns));
-    let failed = |error: millrace_postgres::Error| vec![classify(&error)];
-    let application = source::application_name(&stream.pipe, stream.epoch);
     let restart = source::claim_slot(&stream.spec, &stream.slot_name, stream.system_identifier).await?;
-    let in_progress = !shared.whole.contains(&stream.pipe);
-    let reader = ReplicationStream::start(
-        &stream.spec.source,
-        &application,
-        &stream.slot_name,
-        Lsn::ZERO,
-        std::slice::from_ref(&stream.publication_name),
-        StreamForm { binary, in_progress },
-    )
-    .await
-    .map_err(failed)?;
     let mut tables: Vec<StreamTable> = planned.iter().map(PlannedTable::stream_table).collect();
     for (table, planned) in tables.iter_mut().zip(&planned) {
         if planned.target.engine == TableEngine::MergeTree {
@@ -140,7 +134,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     }
     let applier = Applier::new(tables, &stream.spec.settings.metadata_columns);
     tracing::info!(slot = %stream.slot_name, tables = planned.len(), binary, "streaming");
-    let pump = Pump {
+    let mut pump = Pump {
         interval: stream.spec.settings.sync_interval / 10,
         batch_rows: stream.spec.settings.pull_batch_size as usize,
         goal: None,
@@ -157,7 +151,8 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         changes: 0,
         table_changes: BTreeMap::new(),
         delay: None,
-        reader,
+        reader: None,
+        log_end: Lsn::ZERO,
         binary,
         spool: Spool::new(shared.budget.clone(), std::env::temp_dir()),
         applier,
@@ -167,7 +162,23 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         shared,
         reporter,
     };
-    pump.run(signals).await
+    let mut signals = signals;
+    match pump.catch_up(&mut signals).await? {
+        Caught::Up => {
+            pump.open().await?;
+            pump.run(signals).await
+        }
+        Caught::Drain => pump.drain(signals).await,
+    }
+}
+
+/// How taking a backlog in bulk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caught {
+    /// What is left is for the stream.
+    Up,
+    /// The stream is to be drained.
+    Drain,
 }
 
 /// A batch that was sent.
@@ -189,7 +200,10 @@ struct Pump<'a> {
     stream: Stream,
     shared: &'a Shared,
     reporter: &'a Reporter,
-    reader: ReplicationStream,
+    /// Absent while a backlog is taken in bulk.
+    reader: Option<ReplicationStream>,
+    /// The end of the source's log when it was last asked for, to be shown.
+    log_end: Lsn,
     /// Whether values come in binary form.
     binary: bool,
     spool: Spool,
@@ -230,6 +244,132 @@ enum Wake {
 }
 
 impl Pump<'_> {
+    /// Takes a backlog in bulk while it is worth it, call by call, the slot advanced behind what has arrived.
+    async fn catch_up(&mut self, signals: &mut Signals) -> Result<Caught, Vec<Problem>> {
+        let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+        let slot = self.stream.slot_name.clone();
+        while !self.shared.streamed_only.contains(&self.stream.pipe) {
+            let session = source::connect(&self.stream.spec).await?;
+            self.log_end = session.log_end().await.map_err(failed)?;
+            let behind = session.slot_state(&slot).await.map_err(failed)?;
+            let behind = behind.map_or(0, |slot| self.log_end.0.saturating_sub(slot.confirmed_flush.0));
+            drop(session);
+            if behind < BULK_BYTES {
+                return Ok(Caught::Up);
+            }
+            tracing::info!(slot, behind, "taking the backlog in bulk");
+            self.goal.get_or_insert(self.log_end);
+            let taken = self.applier.committed();
+            let caught = self.take_bulk(signals).await?;
+            self.arrive_all().await?;
+            while !self.unacknowledged.is_empty() {
+                tokio::select! {
+                    () = signals.drain.cancelled() => return Ok(Caught::Drain),
+                    table = signals.acknowledgements.recv() => match table {
+                        Some(table) => self.acknowledged(&table),
+                        None => return Ok(Caught::Drain),
+                    },
+                }
+            }
+            if caught == Caught::Drain {
+                return Ok(Caught::Drain);
+            }
+            self.advance_slot().await?;
+            if self.applier.committed() == taken {
+                break;
+            }
+        }
+        Ok(Caught::Up)
+    }
+
+    /// What the source refuses in bulk (its temporary files may be limited, for instance) may still be had from the stream.
+    fn bulk_failed(&self, error: &millrace_postgres::Error) -> Vec<Problem> {
+        let problem = classify(error);
+        if problem.code != "SOURCE_REFUSED" && problem.code != "SOURCE_OUT_OF_RESOURCES" {
+            return vec![problem];
+        }
+        self.shared.streamed_only.insert(self.stream.pipe.clone());
+        let message = format!("the backlog cannot be taken in bulk: {}", problem.message);
+        vec![Problem::transient("STREAM_REOPENED", message, "it is taken from the stream by itself")]
+    }
+
+    /// Takes one call's changes in.
+    async fn take_bulk(&mut self, signals: &mut Signals) -> Result<Caught, Vec<Problem>> {
+        let application = source::application_name(&self.stream.pipe, self.stream.epoch);
+        let mut report = tokio::time::interval(REPORT);
+        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reader = BacklogReader::start(
+            &self.stream.spec.source,
+            &application,
+            &self.stream.slot_name,
+            std::slice::from_ref(&self.stream.publication_name),
+            self.binary,
+            BULK_MESSAGES,
+        )
+        .await
+        .map_err(|error| self.bulk_failed(&error))?;
+        loop {
+            match reader.next().map_err(|error| self.bulk_failed(&error))? {
+                BacklogEvent::End => return Ok(Caught::Up),
+                BacklogEvent::Message { lsn, payload } => {
+                    self.source = self.source.max(lsn);
+                    let mut step =
+                        self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
+                    if let Step::SchemaChanged { table, relation } = step {
+                        self.follow(table, &relation).await?;
+                        step =
+                            self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
+                        if let Step::SchemaChanged { table, .. } = step {
+                            self.misfit(table).await?;
+                            continue;
+                        }
+                    }
+                    self.step(step).await?;
+                    continue;
+                }
+                BacklogEvent::NeedMore => {}
+            }
+            self.reserve_waiting().await?;
+            if self.is_full() {
+                self.make_room().await?;
+            }
+            tokio::select! {
+                biased;
+                () = signals.drain.cancelled() => return Ok(Caught::Drain),
+                Some(arrived) = self.arriving.join_next() => {
+                    self.arrived(arrived.map_err(|_| vec![super::stopped()])?).await?;
+                }
+                Some(table) = signals.acknowledgements.recv() => self.acknowledged(&table),
+                _ = report.tick() => self.report(),
+                read = reader.fill() => read.map_err(|error| self.bulk_failed(&error))?,
+            }
+        }
+    }
+
+    /// Tells an inactive slot what it may forget.
+    async fn advance_slot(&self) -> Result<(), Vec<Problem>> {
+        let session = source::connect(&self.stream.spec).await?;
+        session.release_slot(&self.stream.slot_name).await.map_err(|error| vec![classify(&error)])?;
+        let advanced = session.advance_slot(&self.stream.slot_name, self.forgettable()).await;
+        advanced.map_err(|error| vec![classify(&error)])
+    }
+
+    /// Opens the stream where the slot stands.
+    async fn open(&mut self) -> Result<(), Vec<Problem>> {
+        let in_progress = !self.shared.whole.contains(&self.stream.pipe);
+        let application = source::application_name(&self.stream.pipe, self.stream.epoch);
+        let reader = ReplicationStream::start(
+            &self.stream.spec.source,
+            &application,
+            &self.stream.slot_name,
+            Lsn::ZERO,
+            std::slice::from_ref(&self.stream.publication_name),
+            StreamForm { binary: self.binary, in_progress },
+        );
+        self.reader = Some(reader.await.map_err(|error| vec![classify(&error)])?);
+        Ok(())
+    }
+
     async fn run(mut self, mut signals: Signals) -> Ending {
         let mut status = tokio::time::interval(STATUS);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -256,7 +396,7 @@ impl Pump<'_> {
                 // 4. A batch that is due, before more is read.
                 () = tokio::time::sleep_until(due), if waiting && room => Wake::Flush,
                 // 5. More changes, unless what waits is as large as a batch may be.
-                read = self.reader.fill(), if !full => Wake::Read(read),
+                Some(read) = OptionFuture::from(self.reader.as_mut().map(ReplicationStream::fill)), if !full => Wake::Read(read),
             };
             match wake {
                 Wake::Drain => return self.drain(signals).await,
@@ -296,7 +436,8 @@ impl Pump<'_> {
         loop {
             let (whole, pipe) = (&self.shared.whole, &self.stream.pipe);
             let failed = |error| vec![stream_failed(&error, whole, pipe)];
-            let step = match self.reader.next_event().map_err(failed)? {
+            let Some(reader) = &mut self.reader else { break };
+            let step = match reader.next_event().map_err(failed)? {
                 None => break,
                 Some(ReplicationEvent::Keepalive { end, reply_requested }) => {
                     self.keepalive(end);
@@ -727,7 +868,8 @@ impl Pump<'_> {
     /// Tells PostgreSQL what it may forget.
     async fn acknowledge(&mut self, reply_requested: bool) -> Result<(), Vec<Problem>> {
         let flushed = self.forgettable();
-        let sent = self.reader.send_status(flushed, flushed, flushed, reply_requested).await;
+        let Some(reader) = &mut self.reader else { return Ok(()) };
+        let sent = reader.send_status(flushed, flushed, flushed, reply_requested).await;
         sent.map_err(|error| vec![classify(&error)])
     }
 
@@ -736,7 +878,7 @@ impl Pump<'_> {
         let tables = tables.map(|(index, changes)| (self.planned[*index].definition.name.clone(), *changes));
         self.reporter.progress(Progress::Stream(StreamProgress {
             durable: self.forgettable(),
-            source: self.source,
+            source: self.source.max(self.log_end),
             changes: self.changes,
             delay: self.delay,
             caught_up: self.goal.is_some_and(|goal| self.durable >= goal),
@@ -757,13 +899,16 @@ impl Pump<'_> {
         self.acknowledge(false).await?;
         self.report();
         let durable = self.durable;
-        self.reader.finish().await.map_err(|error| vec![classify(&error)])?;
+        match self.reader.take() {
+            Some(reader) => reader.finish().await.map_err(|error| vec![classify(&error)])?,
+            None => self.advance_slot().await?,
+        }
         Ok(Outcome::Drained { durable })
     }
 }
 
 /// An internal error of the decoder is tried again with whole transactions before anybody is troubled.
-fn stream_failed(error: &millrace_postgres::Error, whole: &WholeTransactions, pipe: &PipeId) -> Problem {
+fn stream_failed(error: &millrace_postgres::Error, whole: &PipeSet, pipe: &PipeId) -> Problem {
     let internal =
         matches!(error, millrace_postgres::Error::Refused { source, .. } if source.code.starts_with("XX"));
     if !internal || whole.contains(pipe) {
