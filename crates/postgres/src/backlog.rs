@@ -68,7 +68,7 @@ impl BacklogReader {
     /// # Errors
     /// The server reports an error, or sends what is no such row.
     #[inline]
-    pub fn next(&mut self) -> Result<BacklogEvent<'_>, Error> {
+    pub fn next_message(&mut self) -> Result<BacklogEvent<'_>, Error> {
         match self.reader.next_row()? {
             CopyEvent::Row(row) => message(row),
             CopyEvent::NeedMore => Ok(BacklogEvent::NeedMore),

@@ -22,7 +22,11 @@ use crate::desk::Reporter;
 pub(crate) struct Shared {
     pub(crate) budget: Budget,
     pub(crate) connections: copy::Connections,
-    pub(crate) whole: stream::WholeTransactions,
+    /// Their source cannot send transactions in progress: some of what a transaction may do (columns that change and are rolled back with a savepoint, then a rewrite
+    /// of the table) makes PostgreSQL's decoder fail with an internal error, which does not happen when it sends whole transactions.
+    pub(crate) whole: stream::PipeSet,
+    /// Their source refuses to give a backlog in bulk.
+    pub(crate) streamed_only: stream::PipeSet,
 }
 
 impl Shared {
@@ -30,7 +34,8 @@ impl Shared {
         Self {
             budget,
             connections: copy::Connections::default(),
-            whole: stream::WholeTransactions::default(),
+            whole: stream::PipeSet::default(),
+            streamed_only: stream::PipeSet::default(),
         }
     }
 

@@ -309,7 +309,7 @@ impl Pump<'_> {
         .await
         .map_err(|error| self.bulk_failed(&error))?;
         loop {
-            match reader.next().map_err(|error| self.bulk_failed(&error))? {
+            match reader.next_message().map_err(|error| self.bulk_failed(&error))? {
                 BacklogEvent::End => return Ok(Caught::Up),
                 BacklogEvent::Message { lsn, payload } => {
                     self.source = self.source.max(lsn);
