@@ -108,7 +108,7 @@ async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, si
         }
         Work::Stream { .. } => {
             let stream = stream::Stream::new(epoch, pipe, spec, work)?;
-            stream::run(stream, &shared, &reporter, signals).await
+            Box::pin(stream::run(stream, &shared, &reporter, signals)).await
         }
         Work::Release { slot_name } => source::release(&spec, &slot_name).await,
         Work::Teardown { slot_name, publication_name } => {
