@@ -17,4 +17,5 @@ mod refusal;
 mod stack;
 mod surface;
 mod toast;
+mod types;
 mod values;

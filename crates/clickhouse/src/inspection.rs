@@ -219,12 +219,8 @@ mod tests {
     use millrace_model::{PgType, TableName};
 
     fn target() -> TargetTable {
-        let column = |name: &str, target: &str| ColumnPlan {
-            name: name.to_owned(),
-            source: PgType::Text,
-            nullable: false,
-            target: target.parse().unwrap(),
-        };
+        let column =
+            |name: &str, target: &str| ColumnPlan::new(name, PgType::Text, false, target.parse().unwrap());
         TargetTable {
             source: TableName::new("public", "orders"),
             table: TableRef::new("shop", "orders"),

@@ -240,12 +240,7 @@ mod tests {
     use millrace_model::PgType;
 
     fn column(name: &str, target: &str) -> ColumnPlan {
-        ColumnPlan {
-            name: name.to_owned(),
-            source: PgType::Text,
-            nullable: false,
-            target: target.parse().unwrap(),
-        }
+        ColumnPlan::new(name, PgType::Text, false, target.parse().unwrap())
     }
 
     fn orders() -> TargetTable {

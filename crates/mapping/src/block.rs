@@ -13,7 +13,7 @@ use crate::column::Column;
 use crate::decoder::Form;
 use crate::error::{Fault, RowError, ValueError};
 use crate::native::{Pieces, put_string, put_varuint, string_len, varuint_len};
-use crate::plan::{ColumnPlan, copies_as_text, metadata_columns};
+use crate::plan::{ColumnPlan, metadata_columns};
 
 /// Bytes of the metadata columns a row: version, deleted flag, time.
 const METADATA_BYTES: usize = 8 + 1 + 8;
@@ -79,7 +79,7 @@ impl PlannedColumn {
         let target = plan.target.to_string();
         Self {
             values: Column::new(plan),
-            copy_form: if copies_as_text(&plan.source) { Form::Text } else { Form::Binary },
+            copy_form: if plan.as_text { Form::Text } else { Form::Binary },
             header: header(&plan.name, &target),
             name: plan.name.clone(),
             target,
@@ -123,7 +123,7 @@ impl BlockBuilder {
 
     /// Appends one row out of one tuple of `COPY ... (FORMAT binary)`: a 16-bit count of fields, then a 32-bit length (-1
     /// is NULL) and the bytes of each (manual: "COPY", "Binary Format"). The fields are in the plan's order; those that
-    /// [`copies_as_text`] names hold text. The row's version is 0. After an error the block is as before.
+    /// are planned [`ColumnPlan::as_text`] hold text. The row's version is 0. After an error the block is as before.
     pub fn append_copy_tuple(&mut self, tuple: &[u8]) -> Result<(), RowError> {
         self.abandon_row();
         let appended = self.append_fields(tuple);

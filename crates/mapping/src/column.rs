@@ -1,6 +1,7 @@
 //! One column of a block: where values are appended, and how a half-appended row is taken back.
 
 use millrace_model::PgType;
+use millrace_model::spec::OutOfRange;
 
 use crate::array::{elements_of_binary, elements_of_text};
 use crate::decoder::{Decoder, Fit, Form};
@@ -46,6 +47,7 @@ struct Mark {
 pub(crate) struct Column {
     rows: usize,
     on_null: OnNull,
+    out_of_range: OutOfRange,
     /// One byte a row, 1 for NULL; only where the type is `Nullable`.
     nulls: Option<Vec<u8>>,
     body: Body,
@@ -61,13 +63,15 @@ impl Column {
             ChType::Array(_) => OnNull::Empty,
             _ => OnNull::Default,
         };
-        Self::of_type(&plan.source, &plan.target, on_null)
+        Self::of_type(&plan.source, &plan.target, on_null, plan.out_of_range)
     }
 
-    fn of_type(source: &PgType, target: &ChType, on_null: OnNull) -> Self {
+    fn of_type(source: &PgType, target: &ChType, on_null: OnNull, out_of_range: OutOfRange) -> Self {
         let plain = |target| Body::Plain { decoder: Decoder::choose(source, target), bytes: Vec::new() };
         let (body, nulls) = match (source, target) {
-            (PgType::Array(source), ChType::Array(target)) => (array_body(source, target), None),
+            (PgType::Array(source), ChType::Array(target)) => {
+                (array_body(source, target, out_of_range), None)
+            }
             (PgType::Enum | PgType::Text, ChType::LowCardinality(inner)) => match inner.as_ref() {
                 ChType::String => (Body::Dictionary(Dictionary::new(false)), None),
                 ChType::Nullable(inner) if **inner == ChType::String => {
@@ -78,7 +82,7 @@ impl Column {
             (_, ChType::Nullable(inner)) => (plain(inner), Some(Vec::new())),
             _ => (plain(target), None),
         };
-        Self { rows: 0, on_null, nulls, body, altered: 0, mark: Mark::default() }
+        Self { rows: 0, on_null, out_of_range, nulls, body, altered: 0, mark: Mark::default() }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -194,15 +198,20 @@ impl Column {
             return self.push_null();
         };
         match &mut self.body {
-            Body::Plain { decoder, bytes } => match decoder.put(value, form, bytes)? {
-                Fit::Exact => {}
-                Fit::Altered => self.altered += 1,
-                Fit::Impossible => {
-                    self.altered += 1;
-                    self.push_default();
-                    return Ok(());
+            Body::Plain { decoder, bytes } => {
+                let before = bytes.len();
+                match (decoder.put(value, form, bytes)?, self.out_of_range) {
+                    (Fit::Exact, _) => {}
+                    (_, OutOfRange::Stop) => return Err(Fault::OutOfRange),
+                    (Fit::Altered, OutOfRange::Clamp) => self.altered += 1,
+                    (Fit::Altered | Fit::Impossible, _) => {
+                        bytes.truncate(before);
+                        self.altered += 1;
+                        self.push_default();
+                        return Ok(());
+                    }
                 }
-            },
+            }
             Body::Dictionary(dictionary) => dictionary.push(value),
             Body::Array { ends, elements, delimiter, unescaped } => {
                 match form {
@@ -303,10 +312,10 @@ impl Column {
     }
 }
 
-fn array_body(source: &PgType, target: &ChType) -> Body {
+fn array_body(source: &PgType, target: &ChType, out_of_range: OutOfRange) -> Body {
     // `box` is the one type whose arrays are not written with commas (manual: "Array Input and Output Syntax").
     let delimiter = if matches!(source, PgType::Other(name) if name == "box") { b';' } else { b',' };
     let on_null = if target.holds_null() { OnNull::Keep } else { OnNull::Refuse };
-    let elements = Box::new(Column::of_type(source, target, on_null));
+    let elements = Box::new(Column::of_type(source, target, on_null, out_of_range));
     Body::Array { ends: Vec::new(), elements, delimiter, unescaped: Vec::new() }
 }

@@ -78,7 +78,11 @@ impl Decoder {
             }
             (PgType::Time, ChType::Time64(6)) => Self::Time,
             (PgType::Time, ChType::String) => Self::TimeText,
-            (PgType::Other(_), ChType::String) => Self::TextOnly,
+            // Ways to other types than the default; values are asked for as text.
+            (PgType::Int2, ChType::Int32) => Self::Int32,
+            (PgType::Int2 | PgType::Int4 | PgType::Numeric(_), ChType::Int64) => Self::Int64,
+            (PgType::Float4 | PgType::Numeric(_), ChType::Float64) => Self::Float64,
+            (_, ChType::String) => Self::TextOnly,
             _ => Self::NoConversion,
         }
     }

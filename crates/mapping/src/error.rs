@@ -27,6 +27,9 @@ pub enum Fault {
     /// A numeric with more digits than its declaration has.
     #[error("the numeric has more digits than the column's type")]
     Digits,
+    /// A value beyond what the type holds, where the policy is to stop.
+    #[error("the value is beyond what the column's type holds, and outOfRange is stop")]
+    OutOfRange,
     /// A multi-dimensional array, which the column's type would flatten.
     #[error("the value is a multi-dimensional array, which the column's type cannot hold")]
     Dimensions,
@@ -48,9 +51,11 @@ impl ValueError {
     /// What to do about it, for people; empty where only a new look at the source's schema or a report of the fault helps.
     pub fn remedy(&self) -> &'static str {
         match self.fault {
-            Fault::Dimensions => "name the column under excludedColumns",
+            Fault::Dimensions => "set columnTypes for the column to String, or name it under excludedColumns",
+            Fault::OutOfRange => "choose outOfRange: clamp or null for the column, or mend the row",
             Fault::Unchanged => "set REPLICA IDENTITY FULL on the table",
-            Fault::Null | Fault::Digits => "the column's definition has changed; copy the table anew",
+            Fault::Null => "the column's definition has changed; copy the table anew",
+            Fault::Digits => "choose a Decimal with more digits, or String, under columnTypes",
             Fault::NoColumn
             | Fault::Repeated
             | Fault::NoConversion

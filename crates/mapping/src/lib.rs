@@ -19,6 +19,7 @@ pub mod ch_type;
 mod column;
 mod decoder;
 mod dictionary;
+pub mod documentation;
 pub mod error;
 pub mod evolution;
 mod native;
@@ -30,5 +31,6 @@ pub use block::{BlockBuilder, Cell, EncodedBlock};
 pub use ch_type::{ChType, UnknownType};
 pub use error::{Fault, RowError, ValueError};
 pub use plan::{
-    ColumnPlan, MappingOptions, copies_as_text, metadata_columns, plan_columns, streams_as_binary,
+    ColumnPlan, MappingOptions, copies_as_text, metadata_columns, override_columns, plan_columns,
+    streams_as_binary,
 };

@@ -3,7 +3,7 @@
 //! The defaults lose nothing that ClickHouse can hold. `timestamp` is written as UTC like `timestamptz`: in a
 //! `DateTime64(6)` without a zone the same value would read differently under another server's time zone.
 
-use millrace_model::spec::MetadataColumns;
+use millrace_model::spec::{MetadataColumns, OutOfRange, PipeSettings, TableSpec};
 use millrace_model::{PgType, TableDefinition};
 
 use crate::ChType;
@@ -22,6 +22,18 @@ pub struct ColumnPlan {
     pub nullable: bool,
     /// Type in the destination.
     pub target: ChType,
+    /// Whether values are asked for in PostgreSQL's text form, because the type, or its way to another type than the default, has no binary decoder.
+    pub as_text: bool,
+    /// What becomes of values that the target cannot hold.
+    pub out_of_range: OutOfRange,
+}
+
+impl ColumnPlan {
+    /// A column whose values come in the form and follow the policy that are the default.
+    pub fn new(name: impl Into<String>, source: PgType, nullable: bool, target: ChType) -> Self {
+        let as_text = copies_as_text(&source);
+        Self { name: name.into(), source, nullable, target, as_text, out_of_range: OutOfRange::default() }
+    }
 }
 
 /// What the choice of types depends on besides the source.
@@ -40,12 +52,8 @@ pub fn plan_columns(definition: &TableDefinition, options: &MappingOptions) -> V
         .iter()
         .map(|column| {
             let nullable = column.nullable && !definition.key.contains(&column.name);
-            ColumnPlan {
-                name: column.name.clone(),
-                source: column.pg_type.clone(),
-                nullable,
-                target: target(&column.pg_type, nullable && options.allow_nullable_columns, options),
-            }
+            let target = target(&column.pg_type, nullable && options.allow_nullable_columns, options);
+            ColumnPlan::new(column.name.as_str(), column.pg_type.clone(), nullable, target)
         })
         .collect()
 }
@@ -70,7 +78,102 @@ pub fn copies_as_text(source: &PgType) -> bool {
 
 /// Whether pgoutput may be asked for `binary`: it then sends every type so, hence only if each of them has a decoder.
 pub fn streams_as_binary<'a>(columns: impl IntoIterator<Item = &'a ColumnPlan>) -> bool {
-    columns.into_iter().all(|column| !copies_as_text(&column.source))
+    columns.into_iter().all(|column| !column.as_text)
+}
+
+/// Carries out what a user says of a table's columns: other types, and what becomes of values out of range. Gives what cannot be done, each with its column.
+pub fn override_columns(
+    columns: &mut [ColumnPlan],
+    key: &[String],
+    table: &TableSpec,
+    settings: &PipeSettings,
+) -> Vec<(String, String)> {
+    let mut refused = Vec::new();
+    for column in columns.iter_mut() {
+        column.out_of_range = table.out_of_range.get(&column.name).copied().unwrap_or(settings.out_of_range);
+    }
+    for name in table.column_types.keys().chain(table.out_of_range.keys()) {
+        if !columns.iter().any(|column| column.name == *name) {
+            refused.push((name.clone(), "the table has no such column, or it is left out".to_owned()));
+        }
+    }
+    for column in columns {
+        let Some(text) = table.column_types.get(&column.name) else { continue };
+        let nullable = settings.allow_nullable_columns && column.nullable && !key.contains(&column.name);
+        match overridden(&column.source, text, nullable) {
+            Ok((target, as_text)) => {
+                column.target = target;
+                column.as_text = as_text;
+            }
+            Err(reason) => refused.push((column.name.clone(), reason)),
+        }
+    }
+    refused
+}
+
+/// Another type than the default, and whether its values are asked for as text.
+fn overridden(source: &PgType, text: &str, nullable: bool) -> Result<(ChType, bool), String> {
+    let given: ChType = text.parse().map_err(|error: crate::UnknownType| error.to_string())?;
+    let (plain, wrapped) = match given {
+        ChType::Nullable(inner) => (*inner, true),
+        ChType::LowCardinality(inner) if matches!(*inner, ChType::Nullable(_)) => {
+            (ChType::low_cardinality(ChType::String), true)
+        }
+        other => (other, nullable),
+    };
+    if wrapped && !nullable {
+        return Err(format!("'{text}' may hold NULL, which the column or its place in the key does not"));
+    }
+    let as_text = way_to(source, &plain).ok_or_else(|| {
+        let possible: Vec<String> = POSSIBLE
+            .iter()
+            .filter(|target| way_to(source, target).is_some())
+            .map(ToString::to_string)
+            .collect();
+        format!("there is no way to '{text}'; possible: {}", possible.join(", "))
+    })?;
+    let target = match plain {
+        ChType::LowCardinality(_) if wrapped => ChType::low_cardinality(ChType::nullable(ChType::String)),
+        ChType::Array(_) | ChType::LowCardinality(_) => plain,
+        plain if wrapped => ChType::nullable(plain),
+        plain => plain,
+    };
+    Ok((target, as_text))
+}
+
+/// Types that are worth naming to somebody who asked for an impossible one.
+const POSSIBLE: [ChType; 7] = [
+    ChType::String,
+    ChType::Int32,
+    ChType::Int64,
+    ChType::Float64,
+    ChType::Decimal { precision: 38, scale: 10 },
+    ChType::Date32,
+    ChType::Uuid,
+];
+
+/// Whether a source type's values can be written into a plain target, and whether they are asked for as text.
+fn way_to(source: &PgType, target: &ChType) -> Option<bool> {
+    use PgType as P;
+    match (source, target) {
+        (P::Text | P::Json | P::Jsonb | P::Bytea | P::Enum | P::Numeric(_) | P::Time, ChType::String) => {
+            Some(false)
+        }
+        // PostgreSQL's text form of anything.
+        (_, ChType::String) => Some(true),
+        (P::Text | P::Enum, ChType::LowCardinality(inner)) if **inner == ChType::String => Some(false),
+        (P::Numeric(_), ChType::Decimal { .. }) => Some(false),
+        (P::Numeric(_), ChType::Float64 | ChType::Int64)
+        | (P::Int2, ChType::Int32 | ChType::Int64)
+        | (P::Int4, ChType::Int64)
+        | (P::Float4, ChType::Float64) => Some(true),
+        (P::Time, ChType::Time64(6)) => Some(false),
+        // The default.
+        _ => {
+            let options = MappingOptions { allow_nullable_columns: false, time64: true };
+            (crate::plan::target(source, false, &options) == *target).then(|| copies_as_text(source))
+        }
+    }
 }
 
 fn target(source: &PgType, nullable: bool, options: &MappingOptions) -> ChType {

@@ -298,12 +298,7 @@ fn values_that_would_be_altered_by_our_own_fault_are_refused() {
     assert_eq!(fault(array_type(PgType::Int4), Cell::Text(b"{{1},{2}}")), Fault::Dimensions);
     assert_eq!(fault(PgType::Other("inet".into()), Cell::Binary(&[2, 32, 0, 4])), Fault::NoBinaryForm);
 
-    let foreign = ColumnPlan {
-        name: "c".to_owned(),
-        source: PgType::Int4,
-        nullable: true,
-        target: ChType::nullable(ChType::array(ChType::Int32)),
-    };
+    let foreign = ColumnPlan::new("c", PgType::Int4, true, ChType::nullable(ChType::array(ChType::Int32)));
     let error = builder(&[foreign]).append_cell(0, Cell::Text(b"1")).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -1,7 +1,7 @@
 //! Reading rows by binary COPY, lent one by one (manual: "COPY", "Binary Format").
 
 use millrace_model::spec::PostgresSource;
-use millrace_model::{PageRange, PgType, TableDefinition};
+use millrace_model::{PageRange, SourceColumn, TableDefinition};
 
 use crate::error::{Error, Step};
 use crate::quoting::{quote_identifier, quote_literal, quote_table};
@@ -167,14 +167,14 @@ fn after_header(body: &[u8]) -> Result<&[u8], Error> {
 pub fn copy_query(
     definition: &TableDefinition,
     range: PageRange,
-    as_text: &dyn Fn(&PgType) -> bool,
+    as_text: &dyn Fn(&SourceColumn) -> bool,
 ) -> String {
     let columns: Vec<String> = definition
         .columns
         .iter()
         .map(|column| {
             let name = quote_identifier(&column.name);
-            if as_text(&column.pg_type) {
+            if as_text(column) {
                 format!("CASE WHEN num_nulls({name}) = 0 THEN format('%s', {name}) END")
             } else {
                 name

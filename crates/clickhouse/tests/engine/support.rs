@@ -74,7 +74,7 @@ pub(crate) fn stranger() -> PipeId {
 pub(crate) fn column(name: &str, source: PgType, target: &str) -> ColumnPlan {
     let target = target.parse::<millrace_mapping::ChType>().unwrap();
     let nullable = target.holds_null() || matches!(target, millrace_mapping::ChType::Array(_));
-    ColumnPlan { name: name.to_owned(), source, nullable, target }
+    ColumnPlan::new(name, source, nullable, target)
 }
 
 /// `id Int64, note Nullable(String)`, sorted by id.

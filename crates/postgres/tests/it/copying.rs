@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millrace_model::{PageRange, PgType, Recovery, TableDefinition};
+use millrace_model::{PageRange, PgType, Recovery, SourceColumn, TableDefinition};
 use millrace_postgres::{CopyReader, Error, Session, SnapshotSession, classify, copy_query, discovery};
 
 use crate::support::{APPLICATION, Server, copy, fields, name};
@@ -12,7 +12,7 @@ async fn definition(server: &Server, table: &str) -> TableDefinition {
     discovery::find(&session, &[name(table)]).await.unwrap().remove(0).definition
 }
 
-fn binary(_: &PgType) -> bool {
+fn binary(_: &SourceColumn) -> bool {
     false
 }
 
@@ -122,7 +122,7 @@ async fn types_without_a_decoder_come_as_postgresql_writes_them() {
         )
         .await;
     let table = definition(&server, "public.\"Odd \"\"name\"").await;
-    let as_text = |kind: &PgType| match kind {
+    let as_text = |column: &SourceColumn| match &column.pg_type {
         PgType::Array(element) => matches!(**element, PgType::Other(_)),
         kind => matches!(kind, PgType::Other(_)),
     };

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use millrace_clickhouse::Destination;
-use millrace_mapping::{BlockBuilder, copies_as_text};
+use millrace_mapping::BlockBuilder;
 use millrace_model::spec::TableEngine;
 use millrace_model::work::{DestinationFacts, Outcome, Progress};
-use millrace_model::{Epoch, PageRange, PipeId, PipeSpec, Problem, TableDefinition, Timestamp};
+use millrace_model::{Epoch, PageRange, PipeId, PipeSpec, Problem, SourceColumn, TableDefinition, Timestamp};
 use millrace_postgres::{CopyEvent, CopyReader, classify, copy_query};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -95,7 +95,10 @@ pub(crate) async fn run(copy: Copy, shared: &Shared, reporter: &Reporter) -> End
         }
     };
     let planned = tables::plan(&copy.spec, &copy.table, &destination, copy.destination)?;
-    let sql = copy_query(&copy.table, copy.range, &copies_as_text);
+    let as_text = |column: &SourceColumn| {
+        planned.columns.iter().any(|planned| planned.name == column.name && planned.as_text)
+    };
+    let sql = copy_query(&copy.table, copy.range, &as_text);
     reader.hold_in_place(&copy.table).await.map_err(|error| of_table(&error, &copy.table))?;
     reader.start(&sql).await.map_err(|error| of_table(&error, &copy.table))?;
     let transfer = Transfer::new(&copy, &planned, &destination, shared);

@@ -1,6 +1,6 @@
 //! Checking both sides, and making what the pipe needs there.
 
-use millrace_model::spec::{OutOfRange, ReplicationMode};
+use millrace_model::spec::ReplicationMode;
 use millrace_model::work::{DestinationFacts, Outcome};
 use millrace_model::{Lsn, PipeId, PipeSpec, Problem, Recovery, Severity, TableDefinition};
 use millrace_postgres::{Inspection, classify, inspect};
@@ -25,30 +25,13 @@ pub(crate) async fn look(spec: &PipeSpec, pipe: Option<&PipeId>) -> Result<Findi
     }
     let mut targets = Vec::new();
     for definition in &found.tables {
-        targets.push(tables::plan(spec, definition, &destination, facts)?.target);
+        match tables::plan(spec, definition, &destination, facts) {
+            Ok(planned) => targets.push(planned.target),
+            Err(wrong) => problems.extend(wrong),
+        }
     }
     problems.extend(destination.inspect(&targets, pipe).await);
-    problems.extend(not_yet(spec));
     Ok(Findings { source: found, destination: facts, problems })
-}
-
-/// Settings that are understood and not carried out yet are refused, never ignored.
-fn not_yet(spec: &PipeSpec) -> Vec<Problem> {
-    let refuse = |what: String| {
-        let message = format!("{what} is not supported by this release");
-        Problem::operator("SETTING_NOT_SUPPORTED", message, "leave it out")
-    };
-    let mut problems = Vec::new();
-    if spec.settings.out_of_range != OutOfRange::Clamp {
-        problems.push(refuse("settings.outOfRange other than clamp".to_owned()));
-    }
-    for table in &spec.tables {
-        let set =
-            [("columnTypes", !table.column_types.is_empty()), ("outOfRange", !table.out_of_range.is_empty())];
-        let set = set.into_iter().filter(|(_, set)| *set);
-        problems.extend(set.map(|(name, _)| refuse(name.to_owned()).of_table(&table.source)));
-    }
-    problems
 }
 
 /// Generated columns are not in the change stream before PostgreSQL 18, so a pipe with a stream does without them.

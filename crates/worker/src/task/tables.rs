@@ -2,7 +2,7 @@
 
 use millrace_apply::StreamTable;
 use millrace_clickhouse::{Destination, TargetTable};
-use millrace_mapping::{ColumnPlan, MappingOptions, plan_columns};
+use millrace_mapping::{ColumnPlan, MappingOptions, override_columns, plan_columns};
 use millrace_model::spec::TableSpec;
 use millrace_model::work::DestinationFacts;
 use millrace_model::{PipeSpec, Problem, TableDefinition};
@@ -30,7 +30,16 @@ pub(crate) fn plan(
     };
     let options =
         MappingOptions { allow_nullable_columns: spec.settings.allow_nullable_columns, time64: facts.time64 };
-    let columns = plan_columns(definition, &options);
+    let mut columns = plan_columns(definition, &options);
+    let refused = override_columns(&mut columns, &definition.key, table, &spec.settings);
+    if !refused.is_empty() {
+        let problem = |(column, reason): (String, String)| {
+            let message = format!("column {column:?}: {reason}");
+            let remedy = "correct columnTypes or outOfRange; docs/types.md lists every type";
+            Problem::operator("COLUMN_TYPE_INVALID", message, remedy).of_table(&definition.name)
+        };
+        return Err(refused.into_iter().map(problem).collect());
+    }
     let target = TargetTable {
         source: definition.name.clone(),
         table: destination.table(&table.target),
