@@ -19,3 +19,4 @@ mod surface;
 mod toast;
 mod types;
 mod values;
+mod workload;

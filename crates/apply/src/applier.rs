@@ -413,11 +413,17 @@ impl Applier {
         }
     }
 
-    /// Gives a table another definition and other columns. None of its rows may wait.
+    /// Gives a table another definition and other columns. None of its rows may wait. Columns that are `left_out` are so for as long as the stream describes the
+    /// table as it does now; the next description is looked at anew.
     ///
     /// # Errors
     /// They do not fit what the stream says of the table; it is set aside.
-    pub fn redefine(&mut self, table: TableIndex, stream: StreamTable) -> Result<(), Box<Problem>> {
+    pub fn redefine(
+        &mut self,
+        table: TableIndex,
+        stream: StreamTable,
+        left_out: &[String],
+    ) -> Result<(), Box<Problem>> {
         let Some(held) = self.tables.get_mut(table.0) else { return Ok(()) };
         *held = Table::new(stream, &self.metadata);
         for binding in &mut self.bindings.list {
@@ -429,7 +435,7 @@ impl Applier {
                 }
                 _ => continue,
             };
-            let problem = match Layout::match_up(&relation, &held.stream) {
+            let problem = match Layout::match_up(&relation, &held.stream, left_out) {
                 Ok(layout) => {
                     *binding = Binding::Bound(index, layout, relation);
                     continue;
@@ -536,7 +542,7 @@ impl Applier {
             if !ours || !table.stream.active {
                 continue;
             }
-            match Layout::match_up(relation, &table.stream) {
+            match Layout::match_up(relation, &table.stream, &[]) {
                 Ok(layout) => binding = Binding::Bound(index, layout, Box::new(relation.clone())),
                 // What was rolled back since is never used, so nothing is done about it before it is.
                 Err(Mismatch::Columns(_)) => binding = Binding::Changed(index, Box::new(relation.clone())),

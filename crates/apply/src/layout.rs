@@ -1,7 +1,7 @@
 //! How the cells of a relation's tuples meet the columns of its destination table.
 
 use millrace_model::{Problem, ReplicaIdentity, SourceColumn};
-use millrace_pgoutput::Relation;
+use millrace_pgoutput::{Relation, RelationColumn};
 
 use crate::StreamTable;
 use crate::problem;
@@ -24,17 +24,21 @@ pub(crate) struct CellPlace {
 }
 
 impl Layout {
-    /// Compares what the stream says of a table with what was recorded of it.
+    /// Compares what the stream says of a table with what was recorded of it. Columns that are `left_out` count as known.
     ///
     /// # Errors
     /// Says everything that changed in a way that would make later rows wrong.
-    pub(crate) fn match_up(relation: &Relation, table: &StreamTable) -> Result<Self, Mismatch> {
+    pub(crate) fn match_up(
+        relation: &Relation,
+        table: &StreamTable,
+        left_out: &[String],
+    ) -> Result<Self, Mismatch> {
         let mismatch = |problem| Mismatch::Final(Box::new(problem));
         let changes = identity_changes(relation, table);
         if !changes.is_empty() {
             return Err(mismatch(problem::source_schema_changed(&table.definition.name, &changes)));
         }
-        let changes = column_changes(relation, table);
+        let changes = column_changes(relation, table, left_out);
         if !changes.is_empty() {
             return Err(Mismatch::Columns(changes));
         }
@@ -98,7 +102,7 @@ fn identity_changes(relation: &Relation, table: &StreamTable) -> Vec<String> {
 }
 
 /// Columns that differ, save generated columns that are not sent, each as part of a sentence.
-fn column_changes(relation: &Relation, table: &StreamTable) -> Vec<String> {
+fn column_changes(relation: &Relation, table: &StreamTable, left_out: &[String]) -> Vec<String> {
     let definition = &table.definition;
     let mut changes = Vec::new();
     for column in &table.columns {
@@ -123,9 +127,18 @@ fn column_changes(relation: &Relation, table: &StreamTable) -> Vec<String> {
             (None, Some(_)) => changes.push(format!("column {:?} was not recorded", column.name)),
         }
     }
+    // Columns come in the order of their numbers, so one that stands elsewhere is another under an old name.
+    let number = |cell: &RelationColumn| {
+        definition.columns.iter().find(|column| column.name == cell.name).map(|column| column.attribute)
+    };
+    let numbers: Vec<i16> = relation.columns.iter().filter_map(number).collect();
+    if !numbers.is_sorted() {
+        changes.push("a column was dropped and added again under its name".to_owned());
+    }
     for cell in &relation.columns {
         let known = definition.columns.iter().any(|column| column.name == cell.name)
-            || table.excluded.contains(&cell.name);
+            || table.excluded.contains(&cell.name)
+            || left_out.contains(&cell.name);
         if !known {
             changes.push(format!(
                 "column {:?} is new (added or renamed; type oid {}, modifier {})",

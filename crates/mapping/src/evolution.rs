@@ -80,6 +80,9 @@ pub struct Evolution {
     pub alterations: Vec<Alteration>,
     /// Columns that the policy leaves out.
     pub ignored: Vec<String>,
+    /// Columns that came and went: the source has dropped them since, so their values are left out. Only for as long as the stream describes the table in
+    /// this way.
+    pub gone: Vec<String>,
 }
 
 /// Decides what follows from a table that changed. `sorting_key` are the destination's key columns where they are more than the table's key.
@@ -98,22 +101,29 @@ pub fn evolve(
         definition: TableDefinition { columns: Vec::new(), ..recorded.clone() },
         alterations: Vec::new(),
         ignored: Vec::new(),
+        gone: Vec::new(),
     };
     let mut reasons = Vec::new();
     let (mut renames, mut additions, mut retypes) = (Vec::new(), Vec::new(), Vec::new());
     let places = |name: &String| recorded.key.contains(name) || sorting_key.contains(name);
-    for column in stream.iter().filter(|column| !excluded.contains(&column.name)) {
-        let now = current.iter().find(|now| {
-            let now = &now.column;
-            now.name == column.name
-                && (now.type_oid, now.type_modifier) == (column.type_oid, column.type_modifier)
-        });
-        let Some(CurrentColumn { column: now, backfill }) = now else {
-            reasons.push(format!(
-                "column {:?} has changed again since, so nobody can tell which column it was",
-                column.name
-            ));
-            continue;
+    let stream: Vec<&StreamColumn> =
+        stream.iter().filter(|column| !excluded.contains(&column.name)).collect();
+    for (column, identity) in stream.iter().zip(identify(recorded, &stream, current, excluded)) {
+        let no_values = Backfill::Unknown;
+        let (now, backfill) = match &identity {
+            Identity::Current(now) => (&now.column, &now.backfill),
+            Identity::Known(known) => (known, &no_values),
+            Identity::Gone => {
+                evolution.gone.push(column.name.clone());
+                continue;
+            }
+            Identity::Unclear => {
+                reasons.push(format!(
+                    "column {:?} has changed again since, so nobody can tell which column it was",
+                    column.name
+                ));
+                continue;
+            }
         };
         let known = recorded.columns.iter().find(|known| known.attribute == now.attribute);
         let Some(known) = known else {
@@ -209,6 +219,74 @@ pub fn evolve(
         }
     }
     if reasons.is_empty() { Ok(evolution) } else { Err(reasons) }
+}
+
+/// Which column one of the stream's is.
+enum Identity<'a> {
+    /// One that the source still has under this name.
+    Current(&'a CurrentColumn),
+    /// One that was recorded, as the stream has it: the source has dropped or renamed it since.
+    Known(SourceColumn),
+    /// One that was added and dropped since.
+    Gone,
+    Unclear,
+}
+
+/// The catalog may be ahead of the stream. Columns come in the order of their numbers, and one that was recorded and exists still must be in the stream under some
+/// name: where exactly as many names are left as such columns, the names are theirs.
+fn identify<'a>(
+    recorded: &TableDefinition,
+    stream: &[&StreamColumn],
+    current: &'a [CurrentColumn],
+    excluded: &[String],
+) -> Vec<Identity<'a>> {
+    let same = |column: &SourceColumn, sent: &StreamColumn| {
+        column.name == sent.name
+            && (column.type_oid, column.type_modifier) == (sent.type_oid, sent.type_modifier)
+    };
+    let is_alive = |attribute: i16| current.iter().any(|now| now.column.attribute == attribute);
+    let mut identities: Vec<Option<Identity<'_>>> = Vec::new();
+    let mut found = Vec::new();
+    for sent in stream {
+        let now = current.iter().find(|now| same(&now.column, sent));
+        let known = || recorded.columns.iter().find(|known| same(known, sent) && !is_alive(known.attribute));
+        identities.push(match now {
+            Some(now) => {
+                found.push(now.column.attribute);
+                Some(Identity::Current(now))
+            }
+            None => known().map(|known| {
+                found.push(known.attribute);
+                Identity::Known(known.clone())
+            }),
+        });
+    }
+    let missing: Vec<&SourceColumn> = recorded
+        .columns
+        .iter()
+        .filter(|known| is_alive(known.attribute) && !found.contains(&known.attribute))
+        .collect();
+    let is_new = |now: &&CurrentColumn| {
+        let column = &now.column;
+        !found.contains(&column.attribute)
+            && !column.generated
+            && !excluded.contains(&column.name)
+            && recorded.columns.iter().all(|known| known.attribute != column.attribute)
+    };
+    let unknown = identities.iter().filter(|identity| identity.is_none()).count();
+    let came_and_went = missing.is_empty() && current.iter().filter(is_new).count() == 0;
+    let mut renamed = missing.iter();
+    let complete = |(identity, sent): (Option<Identity<'a>>, &&StreamColumn)| {
+        let unclear = || match renamed.next().filter(|_| unknown == missing.len()) {
+            Some(known) if (known.type_oid, known.type_modifier) == (sent.type_oid, sent.type_modifier) => {
+                Identity::Known(SourceColumn { name: sent.name.clone(), ..(*known).clone() })
+            }
+            _ if came_and_went => Identity::Gone,
+            _ => Identity::Unclear,
+        };
+        identity.unwrap_or_else(unclear)
+    };
+    identities.into_iter().zip(stream).map(complete).collect()
 }
 
 fn in_words(recorded: &TableDefinition, evolution: &Evolution) -> Vec<String> {
@@ -369,10 +447,11 @@ mod tests {
             .collect();
         match evolve(recorded, &stream, &current, &["secret".to_owned()], &[], policy) {
             Ok(evolution) => format!(
-                "{:?}; retired {:?}; ignored {:?}; {} columns",
+                "{:?}; retired {:?}; left out {:?} {:?}; {} columns",
                 evolution.alterations,
                 evolution.definition.retired,
                 evolution.ignored,
+                evolution.gone,
                 evolution.definition.columns.len()
             ),
             Err(reasons) => format!("no: {}", reasons.join("; ")),
@@ -426,16 +505,42 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_the_catalog_has_outrun_is_not_guessed_at() {
-        let stream = [
-            StreamColumn { name: "id".to_owned(), type_oid: 20, type_modifier: -1 },
-            StreamColumn { name: "was".to_owned(), type_oid: 25, type_modifier: -1 },
+    fn a_stream_that_the_catalog_has_outrun_is_followed_only_where_nothing_is_guessed() {
+        let sent = |columns: &[(&str, u32)]| -> Vec<StreamColumn> {
+            let column = |(name, type_oid): &(&str, u32)| StreamColumn {
+                name: (*name).to_owned(),
+                type_oid: *type_oid,
+                type_modifier: -1,
+            };
+            columns.iter().map(column).collect()
+        };
+        let (id, a) = (column(1, "id", PgType::Int8), column(2, "a", PgType::Int4));
+        let is = column(3, "is", PgType::Text);
+        let decide = |stream: &[(&str, u32)], current: &[&SourceColumn]| {
+            let current: Vec<_> = current
+                .iter()
+                .map(|column| CurrentColumn { column: (*column).clone(), backfill: Backfill::Null })
+                .collect();
+            let evolution =
+                evolve(&recorded(), &sent(stream), &current, &[], &[], SchemaChangePolicy::Propagate);
+            evolution
+                .map(|evolution| format!("{:?} {:?}", evolution.alterations, evolution.gone))
+                .unwrap_or_else(|reasons| reasons.join("; "))
+        };
+        // Renamed twice; added and dropped; still there before it is dropped; and what cannot be told.
+        let told = [
+            decide(&[("id", 20), ("a", 23), ("was", 25)], &[&id, &a, &is]),
+            decide(
+                &[("id", 20), ("a", 23), ("b", 25), ("came", 25)],
+                &[&id, &a, &column(3, "b", PgType::Text)],
+            ),
+            decide(&[("id", 20), ("a", 23), ("b", 25), ("c", 23)], &[&id, &a, &column(4, "c", PgType::Int4)]),
+            decide(
+                &[("id", 20), ("a", 23), ("b", 25), ("came", 25)],
+                &[&id, &a, &column(3, "b", PgType::Text), &column(4, "other", PgType::Text)],
+            ),
         ];
-        let current = [column(1, "id", PgType::Int8), column(3, "is", PgType::Text)]
-            .map(|column| CurrentColumn { column, backfill: Backfill::Null });
-        let reasons =
-            evolve(&recorded(), &stream, &current, &[], &[], SchemaChangePolicy::Propagate).unwrap_err();
-        assert!(reasons[0].contains("\"was\" has changed again"), "{reasons:?}");
+        insta::assert_snapshot!(told.join("\n"));
     }
 
     #[test]

@@ -432,7 +432,7 @@ fn a_table_whose_columns_changed_waits_for_its_new_definition() {
         assert!(matches!(scene.insert(ITEMS, "2, second, NULL, 7"), Step::SchemaChanged { .. }));
     }
     scene.take();
-    assert_eq!(scene.applier.redefine(TableIndex(0), after), Ok(()));
+    assert_eq!(scene.applier.redefine(TableIndex(0), after, &[]), Ok(()));
     scene.insert(ITEMS, "2, second, NULL, 7");
     assert_snapshot!(scene.story(), @r"
     items has the columns id, name, note, size now
@@ -452,7 +452,7 @@ fn a_definition_that_still_does_not_fit_sets_the_table_aside() {
     changed.columns[1].type_oid = 1043;
     let mut scene = begun(ReplicaIdentity::Default);
     scene.relation(changed);
-    let problem = scene.applier.redefine(TableIndex(0), items(ReplicaIdentity::Default)).unwrap_err();
+    let problem = scene.applier.redefine(TableIndex(0), items(ReplicaIdentity::Default), &[]).unwrap_err();
     assert_eq!(problem.code, "SOURCE_SCHEMA_CHANGED");
     assert_eq!(scene.insert(ITEMS, "1, first, NULL"), Step::Ignored);
 }
@@ -536,8 +536,12 @@ fn a_replica_identity_that_still_carries_the_key_is_followed() {
 #[test]
 fn the_order_of_columns_at_the_source_does_not_matter_and_excluded_ones_are_left_out() {
     let mut table = items(ReplicaIdentity::Default);
+    // Recorded in another order than the columns' numbers.
     let mut relation = relation_of(&table);
     relation.columns.reverse();
+    for (column, attribute) in table.definition.columns.iter_mut().rev().zip(1..) {
+        column.attribute = attribute;
+    }
     let secret = RelationColumn { key: false, name: "secret".to_owned(), type_oid: 25, type_modifier: -1 };
     relation.columns.insert(1, secret);
     table.excluded = vec!["secret".to_owned()];
@@ -552,6 +556,16 @@ fn the_order_of_columns_at_the_source_does_not_matter_and_excluded_ones_are_left
         0/30 + 1, first, note
         0/40 + 1, FIRST, note
     ");
+}
+
+#[test]
+fn a_column_that_stands_elsewhere_is_another_one() {
+    let table = items(ReplicaIdentity::Default);
+    let mut relation = relation_of(&table);
+    relation.columns.swap(1, 2);
+    let mut scene = Scene::begun(vec![table]);
+    scene.relation(relation);
+    assert!(matches!(scene.insert(ITEMS, "1, note, first"), Step::SchemaChanged { .. }));
 }
 
 #[test]

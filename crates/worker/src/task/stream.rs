@@ -609,10 +609,8 @@ impl Pump<'_> {
                 type_modifier: column.type_modifier,
             })
             .collect();
-        let (excluded, sorting_key) = {
-            let stream_table = self.planned[table.0].stream_table();
-            (stream_table.excluded, stream_table.sorting_key)
-        };
+        let table_spec = &self.planned[table.0].spec;
+        let (excluded, sorting_key) = (table_spec.excluded_columns.clone(), table_spec.sorting_keys.clone());
         let policy = self.stream.spec.settings.schema_changes;
         let evolution = match evolve(&recorded, &columns, &current, &excluded, &sorting_key, policy) {
             Ok(evolution) => evolution,
@@ -620,7 +618,7 @@ impl Pump<'_> {
         };
         let facts = self.stream.destination;
         let mut planned = tables::plan(&self.stream.spec, &evolution.definition, &self.destination, facts)?;
-        planned.ignored = [self.planned[table.0].ignored.clone(), evolution.ignored].concat();
+        planned.ignored = evolution.ignored;
         let mut patience = Patience::new(&name);
         while let Err(error) = self.destination.alter_columns(&planned.target, &evolution.alterations).await {
             if let Err(problem) = patience.wait(&error).await {
@@ -633,7 +631,7 @@ impl Pump<'_> {
         tracing::info!(table.name = %name, alterations = ?evolution.alterations, "the destination follows its source");
         let reopen = self.binary && !streams_as_binary(&planned.columns);
         let definition = planned.definition.clone();
-        let redefined = self.applier.redefine(table, planned.stream_table());
+        let redefined = self.applier.redefine(table, planned.stream_table(), &evolution.gone);
         self.planned[table.0] = planned;
         self.say(name, Report::TableChanged(Box::new(definition))).await;
         if let Err(problem) = redefined {
