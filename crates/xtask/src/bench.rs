@@ -42,8 +42,10 @@ pub(crate) struct BenchArgs {
 enum Case {
     /// The first copy of one table.
     Load,
-    /// A backlog of changes.
+    /// A backlog of one large transaction of inserts.
     Stream,
+    /// A backlog of many small transactions of inserts and updates over ten tables.
+    Backlog,
 }
 
 const COLUMNS: &str = "id bigint PRIMARY KEY, n int NOT NULL, at timestamptz NOT NULL, name text NOT NULL, \
@@ -62,12 +64,14 @@ pub(crate) async fn run(arguments: BenchArgs) -> anyhow::Result<()> {
     }
     let millrace = binary::target().join("release").join("millrace");
     let bench = Bench::start(millrace).await?;
-    let cases =
-        [Case::Load, Case::Stream].into_iter().filter(|case| arguments.case.is_none_or(|only| only == *case));
+    let cases = [Case::Load, Case::Stream, Case::Backlog]
+        .into_iter()
+        .filter(|case| arguments.case.is_none_or(|only| only == *case));
     for case in cases {
         let lines = match case {
             Case::Load => bench.load(arguments.rows, arguments.runs).await?,
             Case::Stream => bench.stream(arguments.changes, arguments.runs).await?,
+            Case::Backlog => bench.backlog(arguments.changes, arguments.runs).await?,
         };
         report(case, &arguments, &lines)?;
     }
@@ -225,9 +229,13 @@ impl Bench {
     }
 
     async fn apply(&self, name: &str, table: &str) -> anyhow::Result<()> {
+        self.apply_tables(name, &format!("  - {{source: public.{table}, target: {name}}}\n")).await
+    }
+
+    async fn apply_tables(&self, name: &str, tables: &str) -> anyhow::Result<()> {
         let text = format!(
             "name: {name}\nsource:\n  postgres: {{host: {}, port: {}, database: postgres, username: {}, password: {}}}\n\
-             destination:\n  clickhouse: {{url: \"{}\", database: mirror}}\ntables:\n  - {{source: public.{table}, target: {name}}}\n",
+             destination:\n  clickhouse: {{url: \"{}\", database: mirror}}\ntables:\n{tables}",
             self.postgres.host(),
             self.postgres.port(),
             self.postgres.user(),
@@ -393,11 +401,11 @@ impl Bench {
             self.source.batch_execute(&format!("INSERT INTO changing {rows}")).await?;
             // The second reader of a log finds it warm, so the two take turns at being first.
             if run % 2 == 0 {
-                bare.times.push(self.bare_stream(&publication, items).await?);
-                self.resume(&mut ours, last).await?;
+                bare.times.push(self.bare_stream("bench_bare", &publication, items).await?);
+                self.resume("stream", &mut ours, "SELECT count() FROM mirror.stream", last).await?;
             } else {
-                self.resume(&mut ours, last).await?;
-                bare.times.push(self.bare_stream(&publication, items).await?);
+                self.resume("stream", &mut ours, "SELECT count() FROM mirror.stream", last).await?;
+                bare.times.push(self.bare_stream("bench_bare", &publication, items).await?);
             }
         }
         self.sql("DROP DATABASE materialized SYNC").await?;
@@ -405,12 +413,59 @@ impl Bench {
         Ok(vec![bare, materialized, ours])
     }
 
+    /// What a pipe that was paused has to catch up: transactions of 100 inserts and 100 updates, each in one of ten tables.
+    async fn backlog(&self, changes: u32, runs: u32) -> anyhow::Result<Vec<Line>> {
+        let rounds = changes / 200;
+        let changes = u64::from(rounds) * 200;
+        println!("backlog: {changes} changes in {rounds} transactions over 10 tables");
+        let mut mappings = String::new();
+        for table in 0..10 {
+            self.source.batch_execute(&format!("CREATE TABLE small_{table} ({COLUMNS})")).await?;
+            mappings.push_str(&format!("  - {{source: public.small_{table}, target: small_{table}}}\n"));
+        }
+        self.source.batch_execute("CREATE TABLE small_end (id bigint PRIMARY KEY)").await?;
+        mappings.push_str("  - {source: public.small_end, target: small_end}\n");
+        self.apply_tables("backlog", &mappings).await?;
+        let publication = self.publication("backlog").await?;
+        self.source
+            .execute("SELECT pg_create_logical_replication_slot('bench_backlog', 'pgoutput')", &[])
+            .await?;
+        let mut bare = Line::new("bare START_REPLICATION", changes);
+        let mut ours = Line::new("millrace", changes);
+        for run in 0..u64::from(runs) {
+            self.command(&["pipe", "pause", "backlog"]).await?;
+            self.command(&["pipe", "wait", "backlog", "--state", "Paused"]).await?;
+            let mut script = String::new();
+            for round in 0..u64::from(rounds) {
+                let first = (run * u64::from(rounds) + round) * 100 + 1;
+                let rows = rows_from(&first.to_string(), &(first + 99).to_string());
+                let table = round % 10;
+                script.push_str(&format!(
+                    "BEGIN; INSERT INTO small_{table} {rows}; UPDATE small_{table} SET n = n + 1 WHERE id >= {first} AND id < {first} + 100; COMMIT;"
+                ));
+            }
+            script.push_str(&format!("INSERT INTO small_end VALUES ({run});"));
+            self.source.batch_execute(&script).await?;
+            let sides = if run % 2 == 0 { [true, false] } else { [false, true] };
+            for is_bare in sides {
+                if is_bare {
+                    bare.times.push(self.bare_stream("bench_backlog", &publication, changes).await?);
+                } else {
+                    let goal = "SELECT count() FROM mirror.small_end";
+                    self.resume("backlog", &mut ours, goal, run + 1).await?;
+                }
+            }
+        }
+        self.command(&["pipe", "delete", "backlog"]).await?;
+        Ok(vec![bare, ours])
+    }
+
     /// Lets the paused pipe go on, until everything has arrived.
-    async fn resume(&self, ours: &mut Line, goal: u64) -> anyhow::Result<()> {
+    async fn resume(&self, name: &str, ours: &mut Line, count: &str, goal: u64) -> anyhow::Result<()> {
         let before = self.worker_cpu();
         let began = Instant::now();
-        self.command(&["pipe", "resume", "stream"]).await?;
-        self.until_count("SELECT count() FROM mirror.stream", goal).await?;
+        self.command(&["pipe", "resume", name]).await?;
+        self.until_count(count, goal).await?;
         ours.times.push(began.elapsed());
         ours.cpu.push(self.worker_cpu().saturating_sub(before));
         Ok(())
@@ -436,23 +491,28 @@ impl Bench {
     }
 
     /// Receives the changes and drops them, then lets the slot pass them.
-    async fn bare_stream(&self, publication: &str, changes: u64) -> anyhow::Result<Duration> {
+    async fn bare_stream(&self, slot: &str, publication: &str, changes: u64) -> anyhow::Result<Duration> {
         // On a worker thread of the runtime, as the product's tasks are: the main thread would be woken from another one for every read.
-        let took = tokio::spawn(receive(self.postgres_source(), publication.to_owned(), changes)).await??;
-        self.source
-            .execute("SELECT pg_replication_slot_advance('bench_bare', pg_current_wal_lsn())", &[])
-            .await?;
+        let took =
+            tokio::spawn(receive(self.postgres_source(), slot.to_owned(), publication.to_owned(), changes))
+                .await??;
+        self.source.execute("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", &[&slot]).await?;
         Ok(took)
     }
 }
 
-/// Receives so many inserts from the slot `bench_bare` and drops them; says how long that took.
-async fn receive(source: PostgresSource, publication: String, changes: u64) -> anyhow::Result<Duration> {
+/// Receives so many inserts and updates from the slot and drops them; says how long that took.
+async fn receive(
+    source: PostgresSource,
+    slot: String,
+    publication: String,
+    changes: u64,
+) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let mut stream = ReplicationStream::start(
         &source,
         "bench",
-        "bench_bare",
+        &slot,
         Lsn::ZERO,
         &[publication],
         millrace_postgres::StreamForm::whole(true),
@@ -464,7 +524,7 @@ async fn receive(source: PostgresSource, publication: String, changes: u64) -> a
         while let Some(event) = stream.next_event()? {
             match event {
                 ReplicationEvent::XLogData { payload, end, .. } => {
-                    seen += u64::from(payload.first() == Some(&b'I'));
+                    seen += u64::from(matches!(payload.first(), Some(b'I' | b'U')));
                     end_of_log = end_of_log.max(end);
                 }
                 ReplicationEvent::Keepalive { end, .. } => end_of_log = end_of_log.max(end),
