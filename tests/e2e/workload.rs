@@ -369,7 +369,7 @@ impl Generator {
                 }
                 statements
             }
-            _ if !self.truncates => vec![table.delete(&self.hot_keys(HOT_KEYS))],
+            _ if !self.truncates => vec![table.upsert(self.hot_key(), &mut self.random)],
             98 => vec![format!("TRUNCATE {}", table.name)],
             _ => {
                 let other = self.table();
@@ -461,8 +461,9 @@ fn expected(error: &tokio_postgres::Error) -> bool {
 /// How far the pipe is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    /// Its slot may be in the making. Tables are not emptied meanwhile: in PostgreSQL 17.10 a slot that was made while other
-    /// transactions ran `TRUNCATE` may never be read ("could not map filenumber"), whoever reads it.
+    /// Its slot may be in the making. Tables are not emptied meanwhile: PostgreSQL (14 to 18) forgets what transactions did
+    /// to its catalogs that begin and commit while a slot is being made, and may then refuse to read that slot, whoever asks
+    /// ("could not map filenumber"; its snapshot builder does not track transactions in the state BUILDING_SNAPSHOT).
     Beginning,
     Loading,
     Running,
@@ -485,6 +486,10 @@ async fn client(
         }
         if operation == operations / 2 {
             stage.wait_for(|stage| *stage == Stage::Running).await.unwrap();
+        }
+        if operation == operations / 4 * 3 {
+            // What an emptied table had wrong before, nobody sees: the last quarter keeps everything.
+            generator.truncates = false;
         }
         run(&connection, &generator.transaction(), &mut tally).await;
         // A change of columns in the middle of a load is another matter: the table has to be copied anew then.
@@ -557,7 +562,12 @@ async fn a_random_workload_arrives_as_it_was() {
     for table in stack.get("workload").await["tables"].as_array().unwrap() {
         assert_ne!(table["state"], "TABLE_STATE_SET_ASIDE", "{table:#}");
     }
+    let mut differing = Vec::new();
     for table in TABLES {
-        stack.assert_equal(table.name, table.key).await;
+        let differences = stack.compare(table.name, table.key).await;
+        if !differences.is_empty() {
+            differing.push(format!("{}: {differences}", table.name));
+        }
     }
+    assert!(differing.is_empty(), "seed {seed}:\n{}\n{}", differing.join("\n"), stack.logs());
 }

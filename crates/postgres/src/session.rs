@@ -25,6 +25,10 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 const LIMITS: [(&str, &str); 3] =
     [("lock_timeout", "30s"), ("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
 
+/// A moment, as transactions count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Horizon(String);
+
 /// What older rows show in a table's columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Backfills {
@@ -127,6 +131,26 @@ impl Session {
             }
         }
         Ok(backfills)
+    }
+
+    /// The first transaction id that is not given out yet, to be compared with by [`Session::catalog_changed_since`].
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn horizon(&self) -> Result<Horizon, Error> {
+        let what = "to tell its transaction horizon";
+        let sql = "SELECT (pg_snapshot_xmax(pg_current_snapshot())::text::bigint % 4294967296)::text";
+        Ok(Horizon(column(&self.rows(what, sql, &[]).await?, what)?))
+    }
+
+    /// Whether a relation was made, altered, truncated or rewritten by a transaction from the horizon on.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn catalog_changed_since(&self, horizon: &Horizon) -> Result<bool, Error> {
+        let what = "to tell whether its catalog changed";
+        let sql = "SELECT EXISTS (SELECT FROM pg_class WHERE age(xmin) <= age($1::text::xid))";
+        column(&self.rows(what, sql, &[&horizon.0]).await?, what)
     }
 
     /// Where the log ends.

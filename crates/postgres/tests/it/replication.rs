@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use millrace_model::{Lsn, Recovery};
 use millrace_postgres::{
-    Error, ReplicationEvent, ReplicationStream, Session, SnapshotSession, classify, identify_system,
+    BacklogEvent, BacklogReader, Error, ReplicationEvent, ReplicationStream, Session, SnapshotSession,
+    classify, identify_system,
 };
 
 use crate::support::{APPLICATION, Server, name};
@@ -321,4 +322,72 @@ async fn sizes_are_measured_anew() {
     let pages = server.value("pg_relation_size('items') / 8192").await;
     assert_eq!(items.pages.to_string(), pages);
     assert!((9_000..=11_500).contains(&items.estimated_rows), "{items:?}");
+}
+
+#[tokio::test]
+async fn a_backlog_in_bulk_is_what_the_stream_would_bring_and_the_stream_goes_on_behind_it() {
+    let server = Server::start().await;
+    prepare(&server).await;
+    for first in [1, 2001] {
+        server
+            .run(&format!(
+                "INSERT INTO items SELECT n, 'v' || n FROM generate_series({first}, {first} + 1999) n"
+            ))
+            .await;
+    }
+    let open_transaction = server.client().await;
+    open_transaction.batch_execute("BEGIN; INSERT INTO items VALUES (-1, 'open')").await.unwrap();
+    let take = async |most| {
+        let names = ["p".to_owned()];
+        let mut reader =
+            BacklogReader::start(&server.source(), APPLICATION, "s", &names, true, most).await.unwrap();
+        let mut messages = Vec::new();
+        loop {
+            match reader.next_message().unwrap() {
+                BacklogEvent::Message { lsn, payload } => messages.push((lsn, payload.to_vec())),
+                BacklogEvent::NeedMore => reader.fill().await.unwrap(),
+                BacklogEvent::End => return messages,
+            }
+        }
+    };
+    // A call ends with the first commit after its limit; nothing of the open transaction comes.
+    let (first, both) = (take(1).await, take(1_000_000).await);
+    assert_eq!(first.len(), 2003, "begin, relation, inserts, commit");
+    assert_eq!(both[..first.len()], first[..]);
+    let mut stream = open(&server).await.unwrap();
+    let mut streamed = Vec::new();
+    while streamed.len() < both.len() {
+        match stream.next_event().unwrap() {
+            Some(ReplicationEvent::XLogData { start, payload, .. }) => {
+                streamed.push((start, payload.to_vec()))
+            }
+            Some(ReplicationEvent::Keepalive { .. }) => {}
+            None => stream.fill().await.unwrap(),
+        }
+    }
+    stream.finish().await.unwrap();
+    let differs = streamed.iter().zip(&both).position(|(streamed, bulk)| streamed != bulk);
+    assert_eq!(differs.map(|at| (&streamed[at], &both[at])), None, "the same messages at the same positions");
+
+    // The end of the first transaction, as its commit message says (byte 10 on).
+    let (_, commit) = first.last().unwrap();
+    let end = Lsn(u64::from_be_bytes(*commit[10..].first_chunk().unwrap()));
+    let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
+    session.advance_slot("s", end).await.unwrap();
+    session.advance_slot("s", Lsn(1)).await.unwrap();
+    assert_eq!(session.slot_state("s").await.unwrap().unwrap().confirmed_flush, end);
+    assert_eq!(take(1_000_000).await.len(), 2003, "the second transaction, described anew");
+}
+
+#[tokio::test]
+async fn a_catalog_that_changes_is_noticed() {
+    let server = Server::start().await;
+    server.run("CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items VALUES (1)").await;
+    let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
+    let horizon = session.horizon().await.unwrap();
+    server.run("INSERT INTO items VALUES (2)").await;
+    assert!(!session.catalog_changed_since(&horizon).await.unwrap());
+    server.run("TRUNCATE items").await;
+    assert!(session.catalog_changed_since(&horizon).await.unwrap());
+    assert!(!session.catalog_changed_since(&session.horizon().await.unwrap()).await.unwrap());
 }

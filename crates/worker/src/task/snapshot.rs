@@ -7,6 +7,11 @@ use millrace_postgres::{SnapshotSession, classify};
 use super::{Ending, source};
 use crate::desk::Reporter;
 
+/// Slots that are made before one is taken although tables changed meanwhile. PostgreSQL (14 to 18) does not always track a transaction that begins and commits while a slot is
+/// being made: where that truncated or altered a table, the slot may decode its changes wrongly, or fail for ever with "could not map filenumber". So a slot in
+/// whose making no table changed is worth a few tries; a source that makes tables all the time must not keep the pipe from beginning.
+const SLOT_TRIES: u32 = 6;
+
 /// Opens the snapshot, says so, and holds it until its session ends or this is cancelled.
 pub(crate) async fn run(
     spec: &PipeSpec,
@@ -23,7 +28,19 @@ pub(crate) async fn run(
         SlotRequest::Create { name } => {
             // One that is there is left from a try that nobody recorded: had it been, it would not be asked for again.
             session.drop_slot(&name).await.map_err(failed)?;
-            SnapshotSession::with_slot(&spec.source, &application, &name).await.map_err(failed)?
+            let mut tries = 1;
+            loop {
+                let horizon = session.horizon().await.map_err(failed)?;
+                let made =
+                    SnapshotSession::with_slot(&spec.source, &application, &name).await.map_err(failed)?;
+                if tries == SLOT_TRIES || !session.catalog_changed_since(&horizon).await.map_err(failed)? {
+                    break made;
+                }
+                tries += 1;
+                drop(made);
+                session.release_slot(&name).await.map_err(failed)?;
+                session.drop_slot(&name).await.map_err(failed)?;
+            }
         }
         SlotRequest::Existing { name } => {
             session.require_usable_slot(&name).await.map_err(failed)?;

@@ -41,8 +41,10 @@ const BATCHES: usize = 2;
 const INSERTS: usize = 4;
 /// What waits is sent once it is so large, and nothing more is read until there is room for a batch.
 const BATCH_BYTES: usize = 16 << 20;
-/// Rows of a batch that may lack values: they are looked for by statements that name them all.
+/// Rows of a batch that may lack values, at most: they are looked for by statements that name them all.
 const INCOMPLETE_ROWS: usize = 2_000;
+/// As many at first, while nobody knows how long the values are.
+const FIRST_INCOMPLETE_ROWS: usize = 100;
 /// A backlog is taken in bulk while it is so large; less is quicker had from the stream.
 const BULK_BYTES: u64 = 32 << 20;
 /// Messages of one call. The server keeps a call's changes in a temporary file of a few hundred bytes each, and decodes its log anew for the next, so few and
@@ -146,6 +148,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         next_batch: 0,
         last_batch: None,
         insert_took: Duration::ZERO,
+        incomplete_rows: FIRST_INCOMPLETE_ROWS,
         unacknowledged: HashMap::new(),
         held_at: Lsn::ZERO,
         changes: 0,
@@ -223,6 +226,8 @@ struct Pump<'a> {
     next_batch: u64,
     last_batch: Option<Instant>,
     insert_took: Duration,
+    /// Rows of a batch that may lack values: so many that what is found fits into a batch.
+    incomplete_rows: usize,
     /// Tables of which something was said that the coordinator has not said that it knows, and how often.
     unacknowledged: HashMap<TableName, usize>,
     /// The slot does not pass this while there are such tables: were they forgotten, their changes must be read again.
@@ -426,9 +431,7 @@ impl Pump<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.applier.buffered_rows() >= self.batch_rows
-            || self.applier.buffered_bytes() >= BATCH_BYTES
-            || self.applier.incomplete_rows() >= INCOMPLETE_ROWS
+        self.applier.buffered_rows() >= self.batch_rows || self.applier.buffered_bytes() >= BATCH_BYTES
     }
 
     /// Takes in everything that was read.
@@ -566,7 +569,13 @@ impl Pump<'_> {
 
     async fn step(&mut self, step: Step) -> Result<(), Vec<Problem>> {
         match step {
-            Step::Buffered => self.changes += 1,
+            Step::Buffered => {
+                self.changes += 1;
+                // One read may bring many small updates of rows with large values.
+                if self.applier.incomplete_rows() >= self.incomplete_rows {
+                    self.make_room().await?;
+                }
+            }
             Step::Apart => {
                 self.changes += 1;
                 self.dispatch();
@@ -683,6 +692,7 @@ impl Pump<'_> {
     /// Looks for the values that updates left out: in the destination as it was before this batch, then at the source.
     async fn find_values(&mut self) -> Result<(), Vec<Problem>> {
         self.arrive_sent().await?;
+        let (mut found_rows, mut found_bytes) = (0, 0);
         for (table, sought) in self.applier.sought() {
             let planned = &self.planned[table.0];
             let columns = sought.columns.iter().map(|column| &planned.columns[*column]);
@@ -704,9 +714,15 @@ impl Pump<'_> {
                 }
             };
             for row in rows {
+                found_rows += 1;
+                found_bytes += row.values.iter().map(Vec::len).sum::<usize>();
                 let found = Found { version: row.version, is_deleted: row.is_deleted, values: row.values };
                 self.applier.supply(table, row.ordinal, found);
             }
+        }
+        if found_rows > 0 {
+            let fitting = BATCH_BYTES / (found_bytes / found_rows).max(1);
+            self.incomplete_rows = fitting.clamp(1, INCOMPLETE_ROWS);
         }
         let sought = self.applier.still_sought();
         if sought.is_empty() {
