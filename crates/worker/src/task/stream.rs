@@ -720,9 +720,8 @@ impl Pump<'_> {
                 self.applier.supply(table, row.ordinal, found);
             }
         }
-        if found_rows > 0 {
-            let fitting = BATCH_BYTES / (found_bytes / found_rows).max(1);
-            self.incomplete_rows = fitting.clamp(1, INCOMPLETE_ROWS);
+        if let Some(each) = found_bytes.checked_div(found_rows) {
+            self.incomplete_rows = (BATCH_BYTES / each.max(1)).clamp(1, INCOMPLETE_ROWS);
         }
         let sought = self.applier.still_sought();
         if sought.is_empty() {
