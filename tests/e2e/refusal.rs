@@ -36,7 +36,7 @@ async fn a_wrong_file_is_refused_with_the_path_of_what_is_wrong() {
         ("settings: {pullBatchSize: many}", "settings.pullBatchSize"),
         ("settings: {snapshotNumRowsPerPartition: 1}", "settings.snapshotNumRowsPerPartition"),
         ("replicationMode: cdc_only", "replicationMode"),
-        ("settings: {schemaChanges: ignore}", "settings.schemaChanges"),
+        ("settings: {newTables: include}", "settings.newTables"),
     ];
     for (rest, says) in cases {
         let path = stack.write_pipe_of("wrong", &["orders"], rest);
