@@ -10,6 +10,7 @@
 //! goes out is a `From`, which cannot fail. Start reading at [`spec`].
 
 pub mod client;
+pub mod edit;
 pub mod error;
 pub mod json;
 pub mod offer;

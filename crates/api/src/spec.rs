@@ -76,6 +76,7 @@ impl From<ReplicationMode> for wire::ReplicationMode {
         match mode {
             ReplicationMode::Cdc => Self::Cdc,
             ReplicationMode::Snapshot => Self::Snapshot,
+            ReplicationMode::CdcOnly => Self::CdcOnly,
         }
     }
 }
@@ -203,6 +204,8 @@ impl From<&PipeSettings> for wire::PipeSettings {
             schema_changes: wire::SchemaChangePolicy::from(settings.schema_changes).into(),
             truncate: wire::TruncatePolicy::from(settings.truncate).into(),
             out_of_range: wire::OutOfRange::from(settings.out_of_range).into(),
+            enable_failover_slots: Some(settings.enable_failover_slots),
+            max_held_wal_bytes: Some(settings.max_held_wal),
         }
     }
 }
@@ -212,6 +215,17 @@ impl TryFrom<wire::PipeSpec> for PipeSpec {
 
     fn try_from(spec: wire::PipeSpec) -> Result<Self, ProtocolError> {
         read(spec, true)
+    }
+}
+
+/// One table of an assignment.
+impl TryFrom<wire::TableMapping> for TableSpec {
+    type Error = ProtocolError;
+
+    fn try_from(mapping: wire::TableMapping) -> Result<Self, ProtocolError> {
+        let mut checker = Checker::default();
+        let table = read_tables(&mut checker, vec![mapping]).pop();
+        checker.finish(table)
     }
 }
 
@@ -241,8 +255,9 @@ fn read(spec: wire::PipeSpec, tables_required: bool) -> Result<PipeSpec, Protoco
     let mode = match spec.replication_mode() {
         wire::ReplicationMode::Cdc => Some(ReplicationMode::Cdc),
         wire::ReplicationMode::Snapshot => Some(ReplicationMode::Snapshot),
+        wire::ReplicationMode::CdcOnly => Some(ReplicationMode::CdcOnly),
         wire::ReplicationMode::Unspecified => {
-            checker.refuse("replicationMode", "missing or unknown; this release does cdc and snapshot");
+            checker.refuse("replicationMode", "missing or unknown; expected cdc, snapshot or cdc_only");
             None
         }
     };
@@ -558,6 +573,8 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
         schema_changes: schema_changes?,
         truncate: truncate?,
         out_of_range: out_of_range?,
+        enable_failover_slots: settings.enable_failover_slots.unwrap_or(defaults.enable_failover_slots),
+        max_held_wal: settings.max_held_wal_bytes.unwrap_or(defaults.max_held_wal),
     })
 }
 

@@ -28,6 +28,10 @@ pub mod reason {
     pub const PIPE_EXISTS: &str = "PIPE_EXISTS";
     /// The command is not legal in the pipe's state.
     pub const ILLEGAL_COMMAND: &str = "ILLEGAL_COMMAND";
+    /// The state allows the command, but not for what it was asked for.
+    pub const UNFIT_COMMAND: &str = "UNFIT_COMMAND";
+    /// The pipe was edited by somebody else meanwhile.
+    pub const EDITED_MEANWHILE: &str = "EDITED_MEANWHILE";
     /// Source, destination or tables have problems.
     pub const CHECKS_FAILED: &str = "CHECKS_FAILED";
     /// No worker is connected that could look.
@@ -88,6 +92,24 @@ pub fn illegal_command(pipe: &str, command: &str, state: &str, legal: &[&str]) -
     let mut details = details(reason::ILLEGAL_COMMAND, &remedy);
     details.add_precondition_failure_violation("PIPE_STATE", pipe, state);
     Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+/// `FAILED_PRECONDITION`: the state allows the command, but not for what it was asked for.
+pub fn unfit_command(pipe: &str, command: &str, reason: &str, remedy: &str) -> Status {
+    let mut details = details(reason::UNFIT_COMMAND, remedy);
+    details.add_precondition_failure_violation("COMMAND", pipe, reason);
+    let message = format!("pipe '{pipe}' cannot {command}: {reason}");
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+/// `ABORTED`: the etag that was given is not the pipe's any more.
+pub fn edited_meanwhile(pipe: &str) -> Status {
+    status(
+        Code::Aborted,
+        reason::EDITED_MEANWHILE,
+        format!("pipe '{pipe}' was edited by somebody else meanwhile"),
+        "get it again, see what changed, and edit it anew",
+    )
 }
 
 /// `FAILED_PRECONDITION`: source, destination or tables have these problems; nothing was changed.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use millrace_model::spec::PostgresSource;
 use millrace_model::work::{Assignment, Hello, Report, TraceContext};
-use millrace_model::{Epoch, PipeSpec, Problem, TableName, WorkerId};
+use millrace_model::{Epoch, PipeSpec, Problem, TableId, WorkerId};
 
 use crate::offer::OfferedTable;
-use crate::problem::{optional_table, problems_in, problems_out};
+use crate::problem::{problems_in, problems_out};
 use crate::proto::pipe::v1 as pipe_wire;
 use crate::proto::worker::v1 as wire;
 use crate::spec::source_with_secrets;
@@ -66,16 +66,18 @@ pub enum CoordinatorMessage {
     },
     /// Do this.
     Assign(Box<Assignment>),
+    /// Go on with the stream that you hold under this epoch in this way.
+    Amend(Box<Assignment>),
     /// Stop at once and say no more about it.
     Revoke(Epoch),
     /// Stop reading, make durable what was read, and report that.
     Drain(Epoch),
-    /// A final report, or a table set aside, is in the catalog.
+    /// A final report, or one about a table of a stream, is in the catalog.
     Recorded {
         /// Of which assignment.
         epoch: Epoch,
-        /// The table that was set aside; `None` for a final report.
-        table: Option<TableName>,
+        /// The table; `None` for a final report.
+        table: Option<TableId>,
     },
     /// Look and answer.
     Inspect(Box<Inspection>),
@@ -153,6 +155,9 @@ impl TryFrom<wire::ConnectRequest> for WorkerMessage {
             Request::TableChanged(changed) => {
                 report::read_changed(changed).map_err(|error| error.within("tableChanged"))
             }
+            Request::TableSwapped(swapped) => {
+                report::read_swapped(&swapped).map_err(|error| error.within("tableSwapped"))
+            }
             Request::InspectReply(reply) => {
                 read_inspect_reply(reply).map_err(|error| error.within("inspectReply"))
             }
@@ -204,11 +209,14 @@ impl From<&CoordinatorMessage> for wire::ConnectResponse {
                 })
             }
             CoordinatorMessage::Assign(assignment) => Response::Assign(assignment::write(assignment)),
+            CoordinatorMessage::Amend(assignment) => {
+                Response::Amend(wire::Amend { assign: Some(assignment::write(assignment)) })
+            }
             CoordinatorMessage::Revoke(epoch) => Response::Revoke(wire::Revoke { epoch: epoch.0 }),
             CoordinatorMessage::Drain(epoch) => Response::Drain(wire::Drain { epoch: epoch.0 }),
             CoordinatorMessage::Recorded { epoch, table } => Response::Recorded(wire::Recorded {
                 epoch: epoch.0,
-                table: table.as_ref().map(TableName::to_string).unwrap_or_default(),
+                table_id: table.map(|id| id.0),
             }),
             CoordinatorMessage::Inspect(inspection) => Response::Inspect(write_inspection(inspection)),
         };
@@ -227,11 +235,16 @@ impl TryFrom<wire::ConnectResponse> for CoordinatorMessage {
                 let assignment = assignment::read(assign).map_err(|error| error.within("assign"))?;
                 Ok(Self::Assign(Box::new(assignment)))
             }
+            Response::Amend(amend) => {
+                let assign = amend.assign.ok_or_else(|| missing("amend.assign"))?;
+                let assignment = assignment::read(assign).map_err(|error| error.within("amend.assign"))?;
+                Ok(Self::Amend(Box::new(assignment)))
+            }
             Response::Revoke(revoke) => Ok(Self::Revoke(read_epoch("revoke.epoch", revoke.epoch)?)),
             Response::Drain(drain) => Ok(Self::Drain(read_epoch("drain.epoch", drain.epoch)?)),
             Response::Recorded(recorded) => Ok(Self::Recorded {
                 epoch: read_epoch("recorded.epoch", recorded.epoch)?,
-                table: optional_table(&recorded.table).map_err(|error| error.within("recorded"))?,
+                table: recorded.table_id.map(TableId),
             }),
             Response::Inspect(inspect) => {
                 let inspection = read_inspection(inspect).map_err(|error| error.within("inspect"))?;

@@ -5,7 +5,7 @@
 //! | table | one row is | changes when |
 //! |---|---|---|
 //! | `pipes` | a pipe: its id, its name (unique), its version and its [`PipeRecord`](millrace_lifecycle::PipeRecord) | with every commit for the pipe; each raises the version by one |
-//! | `tables` | a table of a pipe, by its position in the specification: [`TableRecord`](millrace_lifecycle::TableRecord) | the table goes on, breaks, is provisioned or cut |
+//! | `tables` | a table of a pipe, by its id (`position`): [`TableRecord`](millrace_lifecycle::TableRecord) | the table goes on, breaks, is provisioned, cut, or gone |
 //! | `partitions` | a range of pages of a table, with the rows and bytes it held once it is copied | the table is cut; the partition is in the destination |
 //! | `assignments` | a task in a worker's hands, by epoch: [`AssignmentRecord`](millrace_lifecycle::AssignmentRecord) | it is given out, drained, ended or taken back |
 //! | `events` | an entry of a pipe's history, by number: [`EventRecord`] | never; entries are only added |

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_model::spec::TableEngine;
-use millrace_model::work::{Assignment, SlotRequest, TraceContext, Work};
-use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableName, Timestamp, WorkerId};
+use millrace_model::work::{Assignment, DestinationFacts, TraceContext};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableId, TableName, Timestamp, WorkerId};
 
-use crate::command::{Command, Refusal, check};
 use crate::pipe::{self, PipeEffect, PipeEvent, PipeState};
 use crate::record::{
-    Actor, AssignmentRecord, Copied, EventKind, EventRecord, PartitionRecord, PipeRecord, TableRecord, Task,
+    Actor, AssignmentRecord, Copied, EventKind, EventRecord, PartitionRecord, PipeRecord, Purpose,
+    RoundRecord, TableRecord, Task,
 };
 use crate::table::{self, TableEvent, TableState};
 
@@ -21,12 +21,14 @@ use crate::table::{self, TableEvent, TableState};
 pub enum Order {
     /// Do this.
     Assign(Box<Assignment>),
+    /// Go on with what you hold under this epoch in this way.
+    Amend(Box<Assignment>),
     /// Stop at once.
     Revoke(Epoch),
     /// Finish what was read, then stop.
     Drain(Epoch),
     /// Your report is stored; the table is named where the report was about one.
-    Recorded(Epoch, Option<TableName>),
+    Recorded(Epoch, Option<TableId>),
 }
 
 /// Everything about one pipe that must be stored together.
@@ -36,10 +38,12 @@ pub struct PipeChanges {
     pub expected_version: u64,
     /// The pipe, where it changed.
     pub pipe: Option<PipeRecord>,
-    /// Tables that changed, by position.
-    pub tables: Vec<(u32, TableRecord)>,
-    /// Partitions that changed, by their table's position.
-    pub partitions: Vec<(u32, PartitionRecord)>,
+    /// Tables that changed.
+    pub tables: Vec<TableRecord>,
+    /// Tables that are gone, with their partitions.
+    pub removed_tables: Vec<TableId>,
+    /// Partitions that changed, by their table.
+    pub partitions: Vec<(TableId, PartitionRecord)>,
     /// Assignments that came or changed.
     pub assignments: Vec<AssignmentRecord>,
     /// Assignments that are gone.
@@ -54,14 +58,27 @@ pub struct PipeChanges {
 #[derive(Debug, Clone)]
 pub struct PipeAggregate {
     pub(crate) pipe: PipeRecord,
-    pub(crate) tables: Vec<TableRecord>,
-    pub(crate) partitions: Vec<Vec<PartitionRecord>>,
+    /// In the order of their ids.
+    pub(crate) tables: Vec<PipeTable>,
     pub(crate) assignments: BTreeMap<Epoch, AssignmentRecord>,
-    /// Per table, what its finished partitions held: derived, so that nobody sums a hundred thousand partitions for a progress bar.
-    progress: Vec<TableProgress>,
+    /// The revision that the stream with this epoch says it follows. Not stored: it says so again.
+    pub(crate) followed: Option<(Epoch, u64)>,
     version: u64,
     touched: Touched,
     orders: Vec<(WorkerId, Order)>,
+    /// The stream must hear of what it is to do.
+    amendment_due: bool,
+}
+
+/// A table with its partitions.
+#[derive(Debug, Clone)]
+pub struct PipeTable {
+    /// What is stored of it.
+    pub record: TableRecord,
+    /// What it was cut into.
+    pub partitions: Vec<PartitionRecord>,
+    /// What the finished ones held: derived, so that nobody sums a hundred thousand partitions for a progress bar.
+    pub progress: TableProgress,
 }
 
 /// How far a table's copy is.
@@ -78,8 +95,9 @@ pub struct TableProgress {
 #[derive(Debug, Clone, Default)]
 struct Touched {
     pipe: bool,
-    tables: BTreeSet<usize>,
-    partitions: BTreeSet<(usize, usize)>,
+    tables: BTreeSet<TableId>,
+    removed_tables: Vec<TableId>,
+    partitions: BTreeSet<(TableId, u32)>,
     assignments: BTreeSet<Epoch>,
     withdrawn: Vec<Epoch>,
     events: Vec<EventRecord>,
@@ -89,71 +107,70 @@ struct Touched {
 impl PipeAggregate {
     /// A new pipe, in Provisioning.
     pub fn create(id: PipeId, spec: PipeSpec, now: Timestamp) -> Self {
-        let tables = spec
-            .tables
-            .iter()
-            .map(|table| TableRecord {
-                source: table.source.clone(),
-                target: table.target.clone(),
-                state: TableState::Waiting,
-                since: now,
-                problem: None,
-                definition: None,
-                cut: false,
-                rows_estimated: 0,
-            })
-            .collect::<Vec<_>>();
         let cause = "created";
+        let tables = spec.tables.clone();
         let pipe = PipeRecord {
             id,
             spec,
+            generation: 1,
             created: now,
             state: PipeState::Provisioning,
             since: now,
             cause: cause.to_owned(),
             failed_in: None,
             failure: None,
+            back_to: None,
             deleting: false,
+            drop_tables: false,
             system_identifier: None,
-            destination: millrace_model::work::DestinationFacts::default(),
+            destination: DestinationFacts::default(),
             slot: None,
-            snapshot: None,
-            clear_tables: false,
+            streams: false,
+            revision: 0,
+            rounds: Vec::new(),
+            next_round: 0,
+            next_table: 0,
+            publication_due: false,
+            garbage: Vec::new(),
             durable: Lsn::ZERO,
             last_event: 0,
         };
-        let partitions = vec![Vec::new(); tables.len()];
-        let mut aggregate = Self::restore(pipe, tables, partitions, Vec::new(), 0);
-        aggregate.touched.tables = (0..aggregate.tables.len()).collect();
-        aggregate.event(
-            EventKind::State { from: None, to: PipeState::Provisioning },
-            cause.to_owned(),
-            Actor::User,
-            now,
-        );
+        let mut aggregate = Self::restore(pipe, Vec::new(), Vec::new(), 0);
+        let state = EventKind::State { from: None, to: PipeState::Provisioning };
+        aggregate.event(state, cause.to_owned(), Actor::User, now);
+        let tables: Vec<TableId> =
+            tables.into_iter().map(|table| aggregate.add_table(table, None, now)).collect();
+        aggregate.begin_round(Purpose::Initial, &tables);
         aggregate
     }
 
     /// A pipe as it was stored.
     pub fn restore(
         pipe: PipeRecord,
-        tables: Vec<TableRecord>,
-        partitions: Vec<Vec<PartitionRecord>>,
+        tables: Vec<(TableRecord, Vec<PartitionRecord>)>,
         assignments: Vec<AssignmentRecord>,
         version: u64,
     ) -> Self {
-        let mut aggregate = Self {
-            progress: vec![TableProgress::default(); tables.len()],
+        let mut tables: Vec<PipeTable> = tables
+            .into_iter()
+            .map(|(record, partitions)| PipeTable {
+                record,
+                progress: TableProgress::of(&partitions),
+                partitions,
+            })
+            .collect();
+        tables.sort_by_key(|table| table.record.id);
+        Self {
             pipe,
             tables,
-            partitions,
             assignments: assignments.into_iter().map(|assignment| (assignment.epoch, assignment)).collect(),
+            followed: None,
             version,
             touched: Touched::default(),
             orders: Vec::new(),
-        };
-        (0..aggregate.tables.len()).for_each(|index| aggregate.count_progress(index));
-        aggregate
+            // Whoever carries the stream may have missed what the last coordinator decided.
+            amendment_due: true,
+        }
     }
 
     /// The pipe's own record.
@@ -161,11 +178,9 @@ impl PipeAggregate {
         &self.pipe
     }
 
-    /// Its tables with their progress, in the order of the specification.
-    pub fn tables(&self) -> impl Iterator<Item = (&TableRecord, TableProgress, u32)> {
-        self.tables.iter().zip(&self.progress).zip(&self.partitions).map(|((table, progress), partitions)| {
-            (table, *progress, u32::try_from(partitions.len()).unwrap_or(u32::MAX))
-        })
+    /// Its tables, in the order in which they came to it; those that are to take the places of others among them.
+    pub fn tables(&self) -> impl Iterator<Item = &PipeTable> {
+        self.tables.iter()
     }
 
     /// Its standing assignments, oldest first.
@@ -188,27 +203,6 @@ impl PipeAggregate {
         self.touched.removed
     }
 
-    /// Carries out a user's command or refuses it.
-    pub fn command(&mut self, command: Command, now: Timestamp) -> Result<(), Refusal> {
-        check(command, self.pipe.state, self.pipe.deleting)?;
-        if command == Command::Delete && self.pipe.deleting {
-            return Ok(());
-        }
-        let event = match command {
-            Command::Pause => PipeEvent::PauseRequested,
-            Command::Resume => PipeEvent::ResumeRequested { failed_in: self.pipe.failed_in },
-            Command::Delete => {
-                self.event(EventKind::Command, format!("{command} requested"), Actor::User, now);
-                self.pipe.deleting = true;
-                self.withdraw_all();
-                return Ok(());
-            }
-        };
-        let state = self.pipe.state;
-        self.advance(event, format!("{command} requested"), Actor::User, now)
-            .map_err(|_| Refusal::State { command, state })
-    }
-
     /// Gives a task to a worker under a new epoch; the worker hears of it once this is stored.
     ///
     /// `None` where the task is not one that can be given now (its table is unknown, its snapshot is gone).
@@ -220,28 +214,19 @@ impl PipeAggregate {
         trace: TraceContext,
         now: Timestamp,
     ) -> Option<()> {
-        let (work, tables) = self.work(&task)?;
-        let spec = PipeSpec {
-            tables: self
-                .pipe
-                .spec
-                .tables
-                .iter()
-                .filter(|table| tables.contains(&table.source))
-                .cloned()
-                .collect(),
-            ..self.pipe.spec.clone()
-        };
+        let assignment = self.assignment_of(epoch, &task, trace)?;
         if let Task::Copy { table, .. } = &task
-            && let Some(index) = self.table_index(table)
-            && self.tables[index].state == TableState::Waiting
+            && self.table(*table).is_some_and(|table| table.record.state == TableState::Waiting)
         {
-            self.advance_table(index, TableEvent::CopyStarted, Actor::Coordinator, now);
+            self.advance_table(*table, TableEvent::CopyStarted, Actor::Coordinator, now);
+        }
+        if task == Task::Stream {
+            // It begins with everything that was decided by now.
+            self.amendment_due = false;
         }
         self.assignments
             .insert(epoch, AssignmentRecord { epoch, task, worker: worker.clone(), draining: false });
         self.touched.assignments.insert(epoch);
-        let assignment = Assignment { epoch, pipe: self.pipe.id.clone(), trace, spec, work };
         self.orders.push((worker, Order::Assign(Box::new(assignment))));
         Some(())
     }
@@ -259,19 +244,19 @@ impl PipeAggregate {
 
     /// Takes an assignment back: what its worker still says about it changes nothing any more.
     pub fn withdraw(&mut self, epoch: Epoch, now: Timestamp) {
-        if let Some(assignment) = self.assignments.remove(&epoch) {
-            self.touched.withdrawn.push(epoch);
-            self.touched.assignments.remove(&epoch);
-            self.orders.push((assignment.worker, Order::Revoke(epoch)));
-            if assignment.task == Task::Snapshot {
-                self.lose_snapshot(epoch, now);
-            }
-            if let Task::Copy { table, .. } = &assignment.task
-                && let Some(index) = self.table_index(table)
-            {
-                self.interrupt_append_only(index, now);
-            }
+        let Some(task) = self.assignments.get(&epoch).map(|held| held.task.clone()) else { return };
+        self.release(epoch);
+        match task {
+            Task::Snapshot { .. } => self.lose_snapshot(epoch, now),
+            Task::Copy { table, .. } => self.interrupt_append_only(table, now),
+            _ => {}
         }
+        self.conclude(Actor::Coordinator, now);
+    }
+
+    /// A worker that holds the stream came back: it may have missed what was decided meanwhile.
+    pub fn repeat_amendment(&mut self) {
+        self.amendment_due = true;
     }
 
     /// Adds something worth telling to the history.
@@ -288,9 +273,19 @@ impl PipeAggregate {
     /// What must be stored, where anything must. The version counts as stored from here on: a caller whose commit fails loads the pipe anew.
     pub fn take_changes(&mut self) -> Option<PipeChanges> {
         let touched = std::mem::take(&mut self.touched);
-        let Touched { pipe, tables, partitions, assignments, withdrawn, events, removed } = touched;
+        let Touched {
+            pipe,
+            tables,
+            removed_tables,
+            partitions,
+            assignments,
+            withdrawn,
+            events,
+            removed,
+        } = touched;
         let nothing = !pipe
             && tables.is_empty()
+            && removed_tables.is_empty()
             && partitions.is_empty()
             && assignments.is_empty()
             && withdrawn.is_empty()
@@ -301,15 +296,19 @@ impl PipeAggregate {
         }
         let expected_version = self.version;
         self.version += 1;
-        let position = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+        let partition = |(table, number): &(TableId, u32)| {
+            let found = self.table(*table)?.partitions.get(*number as usize)?;
+            Some((*table, found.clone()))
+        };
         Some(PipeChanges {
             expected_version,
             pipe: pipe.then(|| self.pipe.clone()),
-            tables: tables.into_iter().map(|index| (position(index), self.tables[index].clone())).collect(),
-            partitions: partitions
-                .into_iter()
-                .map(|(table, index)| (position(table), self.partitions[table][index].clone()))
+            tables: tables
+                .iter()
+                .filter_map(|id| Some(self.table(*id)?.record.clone()))
                 .collect(),
+            removed_tables,
+            partitions: partitions.iter().filter_map(partition).collect(),
             assignments: assignments
                 .iter()
                 .filter_map(|epoch| self.assignments.get(epoch).cloned())
@@ -322,6 +321,13 @@ impl PipeAggregate {
 
     /// What workers must be told, now that the changes are stored.
     pub fn take_orders(&mut self) -> Vec<(WorkerId, Order)> {
+        if std::mem::take(&mut self.amendment_due)
+            && let Some(held) = self.assignments.values().find(|held| held.task == Task::Stream)
+            && !held.draining
+            && let Some(assignment) = self.assignment_of(held.epoch, &Task::Stream, TraceContext::new())
+        {
+            self.orders.push((held.worker.clone(), Order::Amend(Box::new(assignment))));
+        }
         std::mem::take(&mut self.orders)
     }
 
@@ -334,54 +340,132 @@ impl PipeAggregate {
         self.orders.push((worker, order));
     }
 
+    /// What the stream is to do has changed.
+    pub(crate) fn revise(&mut self) {
+        self.pipe.revision += 1;
+        self.touched.pipe = true;
+        self.amendment_due = true;
+    }
+
     /// Forgets an assignment whose worker has ended it.
-    pub(crate) fn conclude(&mut self, epoch: Epoch) {
+    pub(crate) fn end_assignment(&mut self, epoch: Epoch) {
         self.assignments.remove(&epoch);
         self.touched.assignments.remove(&epoch);
         self.touched.withdrawn.push(epoch);
     }
 
-    pub(crate) fn table_index(&self, name: &TableName) -> Option<usize> {
-        self.tables.iter().position(|table| &table.source == name)
+    pub(crate) fn table(&self, id: TableId) -> Option<&PipeTable> {
+        self.tables.iter().find(|table| table.record.id == id)
     }
 
-    /// Tables that are not set aside.
+    /// A table's record, to be changed; it counts as changed.
+    pub(crate) fn table_mut(&mut self, id: TableId) -> Option<&mut PipeTable> {
+        self.touched.tables.insert(id);
+        self.tables.iter_mut().find(|table| table.record.id == id)
+    }
+
+    /// The table of a source that readers have: not one that is to take its place.
+    pub(crate) fn original(&self, source: &TableName) -> Option<&PipeTable> {
+        let mut tables = self.tables.iter();
+        tables.find(|table| table.record.source() == source && table.record.replaces.is_none())
+    }
+
+    /// The table that is to take another's place.
+    pub(crate) fn successor(&self, of: TableId) -> Option<&PipeTable> {
+        self.tables.iter().find(|table| table.record.replaces == Some(of))
+    }
+
+    /// Tables that take part in the pipe's work.
     pub(crate) fn active(&self) -> impl Iterator<Item = &TableRecord> {
-        self.tables.iter().filter(|table| table.state != TableState::SetAside)
+        self.tables.iter().map(|table| &table.record).filter(|table| table.state.is_active())
     }
 
-    pub(crate) fn progress_of(&self, index: usize) -> TableProgress {
-        self.progress[index]
+    /// The ids of tables that a predicate picks.
+    pub(crate) fn ids(&self, picks: impl Fn(&TableRecord) -> bool) -> Vec<TableId> {
+        self.tables.iter().filter(|table| picks(&table.record)).map(|table| table.record.id).collect()
+    }
+
+    pub(crate) fn round(&self, number: u32) -> Option<&RoundRecord> {
+        self.pipe.rounds.iter().find(|round| round.number == number)
+    }
+
+    pub(crate) fn round_mut(&mut self, number: u32) -> Option<&mut RoundRecord> {
+        self.touched.pipe = true;
+        self.pipe.rounds.iter_mut().find(|round| round.number == number)
     }
 
     pub(crate) fn touch_pipe(&mut self) {
         self.touched.pipe = true;
     }
 
-    pub(crate) fn touch_table(&mut self, index: usize) {
-        self.touched.tables.insert(index);
+    /// A new table in Waiting; one that takes another's place is written under a name of its own.
+    pub(crate) fn add_table(
+        &mut self,
+        spec: millrace_model::spec::TableSpec,
+        replaces: Option<TableId>,
+        now: Timestamp,
+    ) -> TableId {
+        let id = TableId(self.pipe.next_table);
+        self.pipe.next_table += 1;
+        let written = match replaces {
+            // The id makes the name one that is never used again.
+            Some(_) => format!("{}_resync_{}_{id}", spec.target, self.pipe.id),
+            None => spec.target.clone(),
+        };
+        let record = TableRecord {
+            id,
+            spec,
+            written,
+            state: TableState::Waiting,
+            since: now,
+            problem: None,
+            definition: None,
+            uuid: None,
+            round: None,
+            replaces,
+            begins: Lsn::ZERO,
+            goal: Lsn::ZERO,
+            failures: 0,
+            cut: false,
+            rows_estimated: 0,
+        };
+        self.tables.push(PipeTable { record, partitions: Vec::new(), progress: TableProgress::default() });
+        self.touched.tables.insert(id);
+        self.touched.pipe = true;
+        id
+    }
+
+    /// Forgets a table.
+    pub(crate) fn forget_table(&mut self, id: TableId) {
+        self.tables.retain(|table| table.record.id != id);
+        self.touched.tables.remove(&id);
+        self.touched.partitions.retain(|(table, _)| *table != id);
+        self.touched.removed_tables.push(id);
+        self.touched.pipe = true;
     }
 
     /// Replaces a table's partitions.
-    pub(crate) fn set_partitions(&mut self, index: usize, partitions: Vec<PartitionRecord>) {
-        self.touched.partitions.extend((0..partitions.len()).map(|number| (index, number)));
-        self.partitions[index] = partitions;
-        self.count_progress(index);
+    pub(crate) fn set_partitions(&mut self, id: TableId, partitions: Vec<PartitionRecord>) {
+        self.touched.partitions.extend(partitions.iter().map(|partition| (id, partition.number)));
+        if let Some(table) = self.tables.iter_mut().find(|table| table.record.id == id) {
+            table.progress = TableProgress::of(&partitions);
+            table.partitions = partitions;
+        }
     }
 
     /// Records that a partition is in the destination.
-    pub(crate) fn finish_partition(&mut self, index: usize, number: u32, copied: Copied) {
-        let at = number as usize;
-        if let Some(partition) = self.partitions[index].get_mut(at)
+    pub(crate) fn finish_partition(&mut self, id: TableId, number: u32, copied: Copied) {
+        let Some(table) = self.tables.iter_mut().find(|table| table.record.id == id) else { return };
+        if let Some(partition) = table.partitions.get_mut(number as usize)
             && partition.done.is_none()
         {
             partition.done = Some(copied);
-            self.touched.partitions.insert((index, at));
-            let progress = &mut self.progress[index];
+            self.touched.partitions.insert((id, number));
+            let progress = &mut table.progress;
             progress.done += 1;
             progress.copied.rows += copied.rows;
             progress.copied.bytes += copied.bytes;
-            while self.partitions[index].get(progress.first_open).is_some_and(|open| open.done.is_some()) {
+            while table.partitions.get(progress.first_open).is_some_and(|open| open.done.is_some()) {
                 progress.first_open += 1;
             }
         }
@@ -410,84 +494,39 @@ impl PipeAggregate {
         for effect in step.effects {
             match effect {
                 PipeEffect::WithdrawAll => self.withdraw_all(),
-                PipeEffect::WithdrawSnapshot => {
-                    self.epochs_of(|task| *task == Task::Snapshot)
-                        .into_iter()
-                        .for_each(|epoch| self.release(epoch));
-                    self.pipe.snapshot = None;
-                }
-                PipeEffect::DrainStream => {
-                    self.epochs_of(|task| *task == Task::Stream)
-                        .into_iter()
-                        .for_each(|epoch| self.drain(epoch));
-                }
+                PipeEffect::WithdrawCopies => self.withdraw_copies(now),
+                PipeEffect::DrainStream => self.drain_stream(),
             }
         }
         Ok(())
     }
 
     /// Moves a table; an event that is not legal in its state is one that came too late and changes nothing.
-    pub(crate) fn advance_table(&mut self, index: usize, event: TableEvent, actor: Actor, now: Timestamp) {
-        let table = &mut self.tables[index];
+    pub(crate) fn advance_table(&mut self, id: TableId, event: TableEvent, actor: Actor, now: Timestamp) {
+        let Some(table) = self.table_mut(id) else { return };
+        let table = &mut table.record;
         let Ok(next) = table::transition(table.state, event) else { return };
         table.state = next;
         table.since = now;
-        let name = table.source.clone();
-        let message = next.to_string();
-        self.touched.tables.insert(index);
+        let name = table.source().clone();
+        let anew = if table.replaces.is_some() { " (the copy that is to take its place)" } else { "" };
+        let message = format!("{next}{anew}");
         self.event(EventKind::Table { table: name, to: next }, message, actor, now);
     }
 
-    /// The snapshot is gone with its session. A pipe with a stream goes on under a later one, since the stream brings what changed in between
-    /// (design, "A copy that survives"); one without must begin its copy anew, or rows that moved between partitions would be lost.
-    pub(crate) fn lose_snapshot(&mut self, epoch: Epoch, now: Timestamp) {
-        if self.pipe.snapshot.as_ref().is_none_or(|snapshot| snapshot.epoch != epoch) {
-            return;
-        }
-        self.pipe.snapshot = None;
-        self.touched.pipe = true;
-        if self.pipe.spec.mode == millrace_model::spec::ReplicationMode::Cdc
-            || self.pipe.state != PipeState::Snapshot
-        {
-            for index in 0..self.tables.len() {
-                if matches!(self.tables[index].state, TableState::Waiting | TableState::Copying) {
-                    self.interrupt_append_only(index, now);
-                }
-            }
-            return;
-        }
-        self.note(
-            "the session that held the snapshot ended; without a stream of changes the copy begins anew",
-            Actor::Coordinator,
-            now,
-        );
-        self.pipe.clear_tables = true;
-        self.epochs_of(|task| matches!(task, Task::Copy { .. }))
-            .into_iter()
-            .for_each(|epoch| self.release(epoch));
-        for index in 0..self.tables.len() {
-            self.advance_table(index, TableEvent::CopyVoided, Actor::Coordinator, now);
-            let voided = self.partitions[index]
-                .iter()
-                .map(|partition| PartitionRecord { done: None, ..partition.clone() });
-            self.set_partitions(index, voided.collect());
-        }
-    }
-
     /// The copy of a table that keeps every row was interrupted: whatever is read again would be there twice, and a later snapshot holds what the stream brings
-    /// too. Better set aside than doubled.
-    fn interrupt_append_only(&mut self, index: usize, now: Timestamp) {
-        let source = &self.tables[index].source;
-        let mut tables = self.pipe.spec.tables.iter();
-        let append_only =
-            tables.any(|table| &table.source == source && table.engine != TableEngine::ReplacingMergeTree);
-        if append_only && self.pipe.state == PipeState::Snapshot && !self.pipe.deleting {
-            let problem = Problem::operator(
+    /// too. It begins anew in another table.
+    pub(crate) fn interrupt_append_only(&mut self, id: TableId, now: Timestamp) {
+        let Some(table) = self.table(id) else { return };
+        let append_only = table.record.spec.engine != TableEngine::ReplacingMergeTree;
+        if append_only && table.record.state == TableState::Copying && !self.pipe.deleting {
+            let problem = Problem::transient(
                 "APPEND_ONLY_COPY_INTERRUPTED",
                 "the copy was interrupted, and a table that keeps every row cannot be copied on without doubling some",
-                "make the pipe anew with an empty destination table",
+                "it is copied anew by itself; `millrace pipe retry` begins at once",
             );
-            self.set_aside(index, problem.of_table(source), Actor::Coordinator, now);
+            let problem = problem.of_table(table.record.source());
+            self.set_aside(id, problem, Actor::Coordinator, now);
         }
     }
 
@@ -502,17 +541,44 @@ impl PipeAggregate {
         self.touched.events.push(EventRecord { id: self.pipe.last_event, time, kind, message, actor });
     }
 
-    fn epochs_of(&self, matches: impl Fn(&Task) -> bool) -> Vec<Epoch> {
+    /// Whether somebody holds the stream.
+    pub(crate) fn stream_stands(&self) -> bool {
+        self.assignments.values().any(|held| held.task == Task::Stream)
+    }
+
+    pub(crate) fn drain_stream(&mut self) {
+        self.epochs_of(|task| *task == Task::Stream).into_iter().for_each(|epoch| self.drain(epoch));
+    }
+
+    pub(crate) fn epochs_of(&self, matches: impl Fn(&Task) -> bool) -> Vec<Epoch> {
         self.assignments.values().filter(|held| matches(&held.task)).map(|held| held.epoch).collect()
     }
 
-    fn withdraw_all(&mut self) {
-        self.epochs_of(|_| true).into_iter().for_each(|epoch| self.release(epoch));
-        self.pipe.snapshot = None;
+    /// Takes assignments back without drawing conclusions from it.
+    pub(crate) fn release_all(&mut self, matches: impl Fn(&Task) -> bool) {
+        self.epochs_of(matches).into_iter().for_each(|epoch| self.release(epoch));
+    }
+
+    pub(crate) fn withdraw_all(&mut self) {
+        self.release_all(|_| true);
+        self.pipe.rounds.iter_mut().for_each(|round| round.snapshot = None);
         self.touched.pipe = true;
     }
 
-    /// Takes an assignment back without drawing conclusions from it.
+    /// Copies stop; what they have finished stays. A snapshot goes with its session.
+    fn withdraw_copies(&mut self, now: Timestamp) {
+        let round_task = |task: &Task| {
+            matches!(task, Task::Copy { .. } | Task::Clean | Task::Publish)
+                || task.round().is_some() && !matches!(task, Task::Snapshot { .. })
+        };
+        for epoch in self.epochs_of(round_task) {
+            self.withdraw(epoch, now);
+        }
+        for epoch in self.epochs_of(|task| matches!(task, Task::Snapshot { .. })) {
+            self.withdraw(epoch, now);
+        }
+    }
+
     fn release(&mut self, epoch: Epoch) {
         if let Some(assignment) = self.assignments.remove(&epoch) {
             self.touched.withdrawn.push(epoch);
@@ -520,84 +586,17 @@ impl PipeAggregate {
             self.orders.push((assignment.worker, Order::Revoke(epoch)));
         }
     }
+}
 
-    fn count_progress(&mut self, index: usize) {
-        let mut progress = TableProgress::default();
-        for partition in &self.partitions[index] {
-            if let Some(copied) = partition.done {
-                progress.done += 1;
-                progress.copied.rows += copied.rows;
-                progress.copied.bytes += copied.bytes;
-            }
+impl TableProgress {
+    fn of(partitions: &[PartitionRecord]) -> Self {
+        let mut progress = Self::default();
+        for copied in partitions.iter().filter_map(|partition| partition.done) {
+            progress.done += 1;
+            progress.copied.rows += copied.rows;
+            progress.copied.bytes += copied.bytes;
         }
-        progress.first_open =
-            self.partitions[index].iter().take_while(|partition| partition.done.is_some()).count();
-        self.progress[index] = progress;
-    }
-
-    /// What a worker must know to do the task, and which tables it concerns.
-    fn work(&self, task: &Task) -> Option<(Work, Vec<TableName>)> {
-        let slot_name = || {
-            let named = self.pipe.spec.settings.replication_slot_name.clone();
-            named.unwrap_or_else(|| self.pipe.id.slot_name())
-        };
-        let publication = || {
-            let named = self.pipe.spec.settings.publication_name.clone();
-            named.unwrap_or_else(|| self.pipe.id.publication_name())
-        };
-        let definitions = || self.active().filter_map(|table| table.definition.clone()).collect::<Vec<_>>();
-        let active = || self.active().map(|table| table.source.clone()).collect::<Vec<_>>();
-        let destination = self.pipe.destination;
-        Some(match task {
-            Task::Provision => (Work::Provision, active()),
-            Task::SetUp => {
-                (Work::SetUp { tables: definitions(), destination, clear: self.pipe.clear_tables }, active())
-            }
-            Task::Snapshot => {
-                let name = slot_name();
-                let slot = match (self.pipe.spec.mode, &self.pipe.slot) {
-                    (millrace_model::spec::ReplicationMode::Snapshot, _) => SlotRequest::None,
-                    (millrace_model::spec::ReplicationMode::Cdc, None) => SlotRequest::Create { name },
-                    (millrace_model::spec::ReplicationMode::Cdc, Some(slot)) => {
-                        SlotRequest::Existing { name: slot.name.clone() }
-                    }
-                };
-                (Work::Snapshot { slot, tables: definitions() }, active())
-            }
-            Task::Copy { table, partition } => {
-                let index = self.table_index(table)?;
-                let work = Work::Copy {
-                    table: self.tables[index].definition.clone()?,
-                    snapshot_name: self.pipe.snapshot.as_ref()?.name.clone(),
-                    partition: *partition,
-                    range: self.partitions[index].get(*partition as usize)?.range,
-                    destination,
-                };
-                (work, vec![table.clone()])
-            }
-            Task::Stream => {
-                let slot = self.pipe.slot.as_ref()?;
-                let work = Work::Stream {
-                    slot_name: slot.name.clone(),
-                    publication_name: publication(),
-                    system_identifier: self.pipe.system_identifier?,
-                    consistent_point: slot.consistent_point,
-                    durable: self.pipe.durable,
-                    tables: definitions(),
-                    destination,
-                };
-                (work, active())
-            }
-            Task::Release => (Work::Release { slot_name: slot_name() }, Vec::new()),
-            Task::Teardown => {
-                let cdc = self.pipe.spec.mode == millrace_model::spec::ReplicationMode::Cdc;
-                let owns_publication = cdc && self.pipe.spec.settings.publication_name.is_none();
-                let work = Work::Teardown {
-                    slot_name: cdc.then(slot_name),
-                    publication_name: owns_publication.then(publication),
-                };
-                (work, Vec::new())
-            }
-        })
+        progress.first_open = partitions.iter().take_while(|partition| partition.done.is_some()).count();
+        progress
     }
 }

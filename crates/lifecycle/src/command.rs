@@ -11,21 +11,45 @@ pub enum Command {
     Pause,
     /// Go on.
     Resume,
+    /// Copy everything, or some tables, anew while readers keep what they have.
+    Resync,
+    /// Copy a table anew that was set aside.
+    Retry,
+    /// Copy further tables and follow them.
+    AddTables,
+    /// Take tables out.
+    RemoveTables,
+    /// Go about the work in another way.
+    ChangeSettings,
     /// Give the pipe up.
     Delete,
 }
 
 impl Command {
     /// Every command.
-    pub const ALL: [Command; 3] = [Self::Pause, Self::Resume, Self::Delete];
+    pub const ALL: [Command; 8] = [
+        Self::Pause,
+        Self::Resume,
+        Self::Resync,
+        Self::Retry,
+        Self::AddTables,
+        Self::RemoveTables,
+        Self::ChangeSettings,
+        Self::Delete,
+    ];
 }
 
-/// As it is typed.
+/// As people say it.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Resync => "resync",
+            Self::Retry => "retry",
+            Self::AddTables => "add tables",
+            Self::RemoveTables => "remove tables",
+            Self::ChangeSettings => "change settings",
             Self::Delete => "delete",
         })
     }
@@ -48,6 +72,16 @@ pub enum Refusal {
         /// What was asked.
         command: Command,
     },
+    /// The state allows it, but not for what it was asked for.
+    #[error("cannot {command}: {reason}")]
+    Unfit {
+        /// What was asked.
+        command: Command,
+        /// Why not.
+        reason: String,
+        /// What to do instead.
+        remedy: String,
+    },
 }
 
 impl Refusal {
@@ -59,20 +93,26 @@ impl Refusal {
                 let legal: Vec<String> = legal_in(*state, false).iter().map(ToString::to_string).collect();
                 format!("legal now: {}", legal.join(", "))
             }
+            Self::Unfit { remedy, .. } => remedy.clone(),
         }
     }
 }
 
 /// The one table of commands: legal in this state or refused.
 pub fn check(command: Command, state: PipeState, deleting: bool) -> Result<(), Refusal> {
+    use Command as C;
     use PipeState as S;
-    if deleting && command != Command::Delete {
+    if deleting && command != C::Delete {
         return Err(Refusal::Deleting { command });
     }
     match (command, state) {
-        (Command::Delete, _) | (Command::Pause, S::Running) | (Command::Resume, S::Paused | S::Failed) => {
-            Ok(())
-        }
+        (C::Delete | C::ChangeSettings, _)
+        | (C::Pause, S::Snapshot | S::Running)
+        | (C::Resume, S::Paused | S::Failed)
+        | (C::Resync, S::Running | S::Paused | S::Completed | S::Failed)
+        | (C::Retry, S::Snapshot | S::Running | S::Paused | S::Completed | S::Failed)
+        | (C::AddTables, S::Snapshot | S::Running | S::Paused | S::Completed)
+        | (C::RemoveTables, S::Snapshot | S::Running | S::Paused | S::Completed | S::Failed) => Ok(()),
         (command, state) => Err(Refusal::State { command, state }),
     }
 }

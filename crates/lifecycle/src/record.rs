@@ -3,8 +3,10 @@
 use std::fmt;
 
 use millrace_model::work::DestinationFacts;
+use millrace_model::spec::TableSpec;
 use millrace_model::{
-    Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableName, Timestamp, WorkerId,
+    Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, Timestamp,
+    WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,8 @@ pub struct PipeRecord {
     pub id: PipeId,
     /// What the user asked for.
     pub spec: PipeSpec,
+    /// Grows with every edit of the specification, from 1.
+    pub generation: u64,
     /// When it was made.
     pub created: Timestamp,
     /// Where it stands.
@@ -42,31 +46,100 @@ pub struct PipeRecord {
     pub failed_in: Option<PipeState>,
     /// Why it failed; set only while it is Failed.
     pub failure: Option<Problem>,
+    /// Where it goes after Modifying or Resync.
+    pub back_to: Option<PipeState>,
     /// Whether a user gave it up; wins over everything.
     pub deleting: bool,
+    /// Whether its destination tables go with it.
+    pub drop_tables: bool,
     /// The source cluster, once provisioned.
     pub system_identifier: Option<u64>,
     /// The destination, once provisioned.
     pub destination: DestinationFacts,
     /// The slot, once it is known to stand. Set by the report of the snapshot task that made it.
     pub slot: Option<SlotRecord>,
-    /// The snapshot that copies read under; only good while the assignment with its epoch stands.
-    pub snapshot: Option<SnapshotRecord>,
-    /// The tables must be emptied before they are copied (again): set where a snapshot-only pipe lost its snapshot.
-    pub clear_tables: bool,
+    /// Whether the slot's changes are carried: not before the first copy is complete, nor without a slot.
+    pub streams: bool,
+    /// Grows with every change of what the stream is to do.
+    pub revision: u64,
+    /// Copies under way.
+    pub rounds: Vec<RoundRecord>,
+    /// The number of the next round.
+    pub next_round: u32,
+    /// The id of the next table.
+    pub next_table: u32,
+    /// Whether the pipe's own publication may have other tables than the pipe.
+    pub publication_due: bool,
+    /// Destination tables of ours that nobody needs any more.
+    pub garbage: Vec<String>,
     /// The last durable position that was reported.
     pub durable: Lsn,
     /// Id of the last event.
     pub last_event: u64,
 }
 
-/// A replication slot that the pipe made.
+/// A replication slot of the pipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotRecord {
     /// Its name.
     pub name: String,
     /// Changes after it are streamed, all before it are in the copy.
     pub consistent_point: Lsn,
+}
+
+/// Tables that are described, set up and copied together, under one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// Names it within the pipe; never used again.
+    pub number: u32,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// How far it is.
+    pub phase: Phase,
+    /// The revision from which on the stream carries its tables. No snapshot is taken before it does.
+    pub revision: u64,
+    /// The snapshot that copies read under; only good while the assignment with its epoch stands.
+    pub snapshot: Option<SnapshotRecord>,
+    /// The tables must be emptied before they are copied (again): set where a snapshot-only pipe lost its snapshot.
+    pub clear: bool,
+}
+
+/// What a round of copies is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// The pipe's first copy.
+    Initial,
+    /// Tables that a user added.
+    Addition,
+    /// The pipe shows Setup, Snapshot and Resync.
+    Resync,
+    /// It shows on the tables alone; the pipe stays as it is.
+    Tables,
+}
+
+impl Purpose {
+    /// Whether its tables take the places of others.
+    pub fn replaces(self) -> bool {
+        match self {
+            Self::Resync | Self::Tables => true,
+            Self::Initial | Self::Addition => false,
+        }
+    }
+}
+
+/// How far a round is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its tables are checked and described.
+    Describe,
+    /// Destination tables are made, the publication is extended.
+    SetUp,
+    /// Its tables are copied.
+    Copy,
+    /// They take the places of others.
+    Swap,
 }
 
 /// An exported snapshot.
@@ -81,10 +154,12 @@ pub struct SnapshotRecord {
 /// One table of a pipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableRecord {
-    /// The source table.
-    pub source: TableName,
-    /// The destination table.
-    pub target: String,
+    /// Names it.
+    pub id: TableId,
+    /// What the user said of it.
+    pub spec: TableSpec,
+    /// The destination table that is written: the target, or one that will take its place.
+    pub written: String,
     /// Where it stands.
     pub state: TableState,
     /// Since when.
@@ -93,10 +168,29 @@ pub struct TableRecord {
     pub problem: Option<Problem>,
     /// As provisioned.
     pub definition: Option<TableDefinition>,
+    /// The destination table's identity, once it is made.
+    pub uuid: Option<String>,
+    /// The round that copies it; none once that is over.
+    pub round: Option<u32>,
+    /// The table whose place it is to take.
+    pub replaces: Option<TableId>,
+    /// Changes of transactions that committed before this are in the copy. Only where every change is a row are they left out.
+    pub begins: Lsn,
+    /// Where the snapshot stood under which the last of it is copied: it is up to date once the stream has passed this.
+    pub goal: Lsn,
+    /// Copies that failed in a row and were begun anew without anybody's doing.
+    pub failures: u32,
     /// Whether it was cut into partitions.
     pub cut: bool,
     /// Rows as the planner believed when it was cut.
     pub rows_estimated: u64,
+}
+
+impl TableRecord {
+    /// The source table.
+    pub fn source(&self) -> &TableName {
+        &self.spec.source
+    }
 }
 
 /// One partition of a table's copy.
@@ -123,24 +217,44 @@ pub struct Copied {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
-    /// Check both sides.
-    Provision,
-    /// Make (or empty) destination tables and publication.
-    SetUp,
-    /// Make the slot, hold the snapshot.
-    Snapshot,
+    /// Check both sides for a round.
+    Provision {
+        /// The round.
+        round: u32,
+    },
+    /// Make (or empty) destination tables and extend the publication for a round.
+    SetUp {
+        /// The round.
+        round: u32,
+    },
+    /// Take tables out of the publication.
+    Publish,
+    /// Make the slot where that is needed, hold a round's snapshot.
+    Snapshot {
+        /// The round.
+        round: u32,
+    },
     /// Copy a partition.
     Copy {
         /// The table.
-        table: TableName,
+        table: TableId,
+        /// Its source, for people.
+        source: TableName,
         /// The partition's number.
         partition: u32,
     },
     /// Carry changes.
     Stream,
+    /// Swap a round's tables in where no stream does it.
+    Swap {
+        /// The round.
+        round: u32,
+    },
+    /// Drop destination tables that nobody needs any more.
+    Clean,
     /// Release the slot.
     Release,
-    /// Free what is held at the source.
+    /// Free what is held.
     Teardown,
 }
 
@@ -148,27 +262,40 @@ impl Task {
     /// One word for it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Task::Provision => "provision",
-            Task::SetUp => "setup",
-            Task::Snapshot => "snapshot",
+            Task::Provision { .. } => "provision",
+            Task::SetUp { .. } => "setup",
+            Task::Publish => "publish",
+            Task::Snapshot { .. } => "snapshot",
             Task::Copy { .. } => "copy",
             Task::Stream => "stream",
+            Task::Swap { .. } => "swap",
+            Task::Clean => "clean",
             Task::Release => "release",
             Task::Teardown => "teardown",
         }
     }
 
-    /// Whether it takes one of a worker's `max_tasks`. The others are short or idle and may never be kept from running by copies and streams:
-    /// copies wait for the task that holds their snapshot.
+    /// Whether it takes one of a worker's `max_tasks`. Short and idle tasks may never be kept from running by copies, which wait for the task that holds their
+    /// snapshot; nor may a stream, whose tables they add to.
     pub fn takes_slot(&self) -> bool {
-        matches!(self, Task::Copy { .. } | Task::Stream)
+        matches!(self, Task::Copy { .. })
+    }
+
+    /// The round that it is for, where it is one's.
+    pub fn round(&self) -> Option<u32> {
+        match self {
+            Task::Provision { round } | Task::SetUp { round } | Task::Snapshot { round } | Task::Swap { round } => {
+                Some(*round)
+            }
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Task::Copy { table, partition } => write!(f, "copy of {table} partition {partition}"),
+            Task::Copy { source, partition, .. } => write!(f, "copy of {source} partition {partition}"),
             other => f.write_str(other.kind()),
         }
     }

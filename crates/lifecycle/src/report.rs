@@ -1,12 +1,11 @@
 //! What a worker's report does to a pipe.
 
-use millrace_model::spec::ReplicationMode;
-use millrace_model::work::{Outcome, Progress, Report, TableSize};
-use millrace_model::{Epoch, Lsn, Problem, Recovery, TableDefinition, Timestamp, WorkerId};
+use millrace_model::work::{Outcome, Progress, Report};
+use millrace_model::{Epoch, Lsn, Problem, Recovery, TableDefinition, TableId, Timestamp, WorkerId};
 
 use crate::aggregate::{Order, PipeAggregate};
 use crate::pipe::{PipeEvent, PipeState};
-use crate::record::{Actor, Copied, PartitionRecord, SlotRecord, SnapshotRecord, TableRecord, Task};
+use crate::record::{Actor, Copied, Phase, Purpose, SlotRecord, SnapshotRecord, Task};
 use crate::table::{TableEvent, TableState};
 
 /// The report names an assignment that does not stand, or stands with another worker, or is of another kind. It changed nothing.
@@ -35,37 +34,51 @@ impl PipeAggregate {
         let stale = StaleReport(epoch);
         let held = self.assignment(epoch).filter(|held| &held.worker == worker).ok_or(stale)?;
         let task = held.task.clone();
+        let actor = Actor::Worker(worker.clone());
         match report {
             Report::Progress(progress) => {
                 self.progressed(worker, epoch, &task, progress, now).ok_or(stale)?;
                 Ok(Aftermath::Fine)
             }
             Report::Finished(outcome) => {
-                self.finished(worker, &task, outcome, now).ok_or(stale)?;
-                self.conclude(epoch);
+                self.check_outcome(&task, &outcome).ok_or(stale)?;
+                self.end_assignment(epoch);
                 self.order(worker.clone(), Order::Recorded(epoch, None));
+                self.finished(&actor, &task, outcome, now);
+                self.conclude(actor, now);
                 Ok(Aftermath::Fine)
             }
             Report::Failed(problems) => {
-                self.conclude(epoch);
+                self.end_assignment(epoch);
                 self.order(worker.clone(), Order::Recorded(epoch, None));
-                Ok(self.failed(worker, epoch, task, &problems, now))
+                Ok(self.failed(&actor, epoch, task, &problems, now))
             }
-            Report::TableChanged(definition) => {
-                let index = self.table_index(&definition.name).ok_or(stale)?;
-                let table = definition.name.clone();
-                self.redefine(index, &definition, worker, now);
-                self.order(worker.clone(), Order::Recorded(epoch, Some(table)));
+            Report::TableChanged(id, definition) => {
+                self.stream_knows(&task, id).ok_or(stale)?;
+                self.redefine(id, &definition, &actor, now);
+                self.order(worker.clone(), Order::Recorded(epoch, Some(id)));
                 Ok(Aftermath::Fine)
             }
-            Report::TableSetAside(problem) => {
-                let table = problem.table.clone();
-                let index = table.as_ref().and_then(|table| self.table_index(table)).ok_or(stale)?;
-                self.set_aside(index, problem, Actor::Worker(worker.clone()), now);
-                self.order(worker.clone(), Order::Recorded(epoch, table));
+            Report::TableSetAside(id, problem) => {
+                self.stream_knows(&task, id).ok_or(stale)?;
+                self.set_aside(id, problem, actor, now);
+                self.order(worker.clone(), Order::Recorded(epoch, Some(id)));
+                Ok(Aftermath::Fine)
+            }
+            Report::TableSwapped(id) => {
+                self.stream_knows(&task, id).ok_or(stale)?;
+                // One that is said again changes nothing.
+                self.swapped(id, &actor, now);
+                self.order(worker.clone(), Order::Recorded(epoch, Some(id)));
+                self.conclude(actor, now);
                 Ok(Aftermath::Fine)
             }
         }
+    }
+
+    /// A stream may speak of tables that were taken out or replaced a moment ago; it hears that this is recorded.
+    fn stream_knows(&self, task: &Task, id: TableId) -> Option<()> {
+        (*task == Task::Stream && id.0 < self.pipe.next_table).then_some(())
     }
 
     fn progressed(
@@ -76,29 +89,22 @@ impl PipeAggregate {
         progress: Progress,
         now: Timestamp,
     ) -> Option<()> {
+        let actor = Actor::Worker(worker.clone());
         match (task, progress) {
-            (Task::Snapshot, Progress::SnapshotReady { snapshot_name, consistent_point, sizes }) => {
-                if self.pipe.snapshot.as_ref().is_some_and(|known| known.epoch == epoch) {
+            (
+                Task::Snapshot { round: number },
+                Progress::SnapshotReady { snapshot_name, consistent_point, sizes },
+            ) => {
+                let round = self.round(*number)?;
+                if round.snapshot.as_ref().is_some_and(|known| known.epoch == epoch) {
                     return Some(());
                 }
-                if self.pipe.spec.mode == ReplicationMode::Cdc && self.pipe.slot.is_none() {
-                    let named = self.pipe.spec.settings.replication_slot_name.clone();
-                    let name = named.unwrap_or_else(|| self.pipe.id.slot_name());
-                    self.note(
-                        format!("slot {name} made; changes after {consistent_point} will be streamed"),
-                        Actor::Worker(worker.clone()),
-                        now,
-                    );
-                    self.pipe.slot = Some(SlotRecord { name, consistent_point });
-                    self.pipe.durable = consistent_point;
+                if self.pipe.spec.mode.follows() && self.pipe.slot.is_none() {
+                    self.slot_made(self.slot_name(), consistent_point, &actor, now);
                 }
-                let resumed = self.pipe.slot.as_ref().filter(|slot| slot.consistent_point < consistent_point);
-                if resumed.is_some() {
-                    self.distrust_unfinished(consistent_point);
-                }
-                self.pipe.snapshot = Some(SnapshotRecord { epoch, name: snapshot_name });
-                self.touch_pipe();
-                self.cut_tables(&sizes, worker, now);
+                let snapshot = SnapshotRecord { epoch, name: snapshot_name };
+                self.round_mut(*number)?.snapshot = Some(snapshot);
+                self.open_snapshot(*number, consistent_point, &sizes, worker, now);
                 Some(())
             }
             (Task::Copy { .. }, Progress::Copy { .. }) => Some(()),
@@ -106,17 +112,17 @@ impl PipeAggregate {
                 if stream.durable > self.pipe.durable {
                     self.pipe.durable = stream.durable;
                 }
-                if stream.caught_up {
-                    for index in 0..self.tables.len() {
-                        if self.tables[index].state == TableState::CatchingUp {
-                            self.advance_table(
-                                index,
-                                TableEvent::CaughtUp,
-                                Actor::Worker(worker.clone()),
-                                now,
-                            );
-                        }
-                    }
+                let news = self.followed != Some((epoch, stream.revision));
+                self.followed = Some((epoch, stream.revision));
+                let durable = self.pipe.durable;
+                let caught_up = self.ids(|table| {
+                    table.state == TableState::CatchingUp && stream.caught_up && durable >= table.goal
+                });
+                for id in &caught_up {
+                    self.advance_table(*id, TableEvent::CaughtUp, actor.clone(), now);
+                }
+                if news || !caught_up.is_empty() {
+                    self.conclude(actor, now);
                 }
                 Some(())
             }
@@ -124,202 +130,244 @@ impl PipeAggregate {
         }
     }
 
-    fn finished(&mut self, worker: &WorkerId, task: &Task, outcome: Outcome, now: Timestamp) -> Option<()> {
-        let actor = Actor::Worker(worker.clone());
+    fn slot_made(&mut self, name: String, begins: Lsn, actor: &Actor, now: Timestamp) {
+        self.note(
+            format!("slot {name} stands; changes after {begins} will be streamed"),
+            actor.clone(),
+            now,
+        );
+        self.pipe.slot = Some(SlotRecord { name, consistent_point: begins });
+        self.pipe.durable = begins;
+        self.touch_pipe();
+    }
+
+    /// Whether a task can end so.
+    fn check_outcome(&self, task: &Task, outcome: &Outcome) -> Option<()> {
+        let fits = matches!(
+            (task, outcome),
+            (Task::Provision { .. }, Outcome::Provisioned { .. })
+                | (Task::SetUp { .. } | Task::Publish, Outcome::SetUp { .. })
+                | (Task::Copy { .. }, Outcome::Copied { .. })
+                | (Task::Stream, Outcome::Drained { .. })
+                | (Task::Swap { .. }, Outcome::Swapped { .. })
+                | (Task::Clean, Outcome::Cleaned)
+                | (Task::Release, Outcome::Released)
+                | (Task::Teardown, Outcome::TornDown { .. })
+        );
+        fits.then_some(())
+    }
+
+    fn finished(&mut self, actor: &Actor, task: &Task, outcome: Outcome, now: Timestamp) {
         match (task, outcome) {
             (
-                Task::Provision,
+                Task::Provision { round },
                 Outcome::Provisioned { system_identifier, server_version, tables, warnings, destination },
             ) => {
-                self.pipe.system_identifier = Some(system_identifier);
-                self.pipe.destination = destination;
-                for definition in tables {
-                    if let Some(index) = self.table_index(&definition.name) {
-                        self.tables[index].definition = Some(definition);
-                        self.touch_table(index);
-                    }
-                }
                 for warning in warnings {
                     self.note_problem(warning, actor.clone(), now);
                 }
-                let cause =
-                    format!("source (PostgreSQL {}) and destination checked", server_version / 10_000);
-                self.advance(PipeEvent::Provisioned, cause, actor, now).ok()
-            }
-            (Task::SetUp, Outcome::SetUp) => {
-                if self.pipe.clear_tables {
-                    self.pipe.clear_tables = false;
-                    self.touch_pipe();
-                    Some(())
-                } else {
-                    self.advance(PipeEvent::SetUp, "destination tables made".to_owned(), actor, now).ok()
+                self.described(*round, system_identifier, server_version, tables, actor, now);
+                // The stream and what was copied before go by what was found out first.
+                if self.pipe.state == PipeState::Provisioning || !self.pipe.streams {
+                    self.pipe.destination = destination;
+                }
+                if self.pipe.state == PipeState::Provisioning {
+                    let version = server_version / 10_000;
+                    let cause = format!("source (PostgreSQL {version}) and destination checked");
+                    // It is legal in this state.
+                    let _ = self.advance(PipeEvent::Provisioned, cause, actor.clone(), now);
                 }
             }
-            (Task::Copy { table, partition }, Outcome::Copied { rows, bytes }) => {
-                let index = self.table_index(table)?;
-                self.finish_partition(index, *partition, Copied { rows, bytes });
-                self.conclude_copies(&actor, now);
-                Some(())
+            (Task::SetUp { round }, Outcome::SetUp { tables, begins }) => {
+                for (id, uuid) in tables {
+                    if let Some(table) = self.table_mut(id) {
+                        table.record.uuid = Some(uuid);
+                    }
+                }
+                self.touch_pipe();
+                let Some(standing) = self.round_mut(*round) else { return };
+                if standing.clear {
+                    standing.clear = false;
+                } else if self.pipe.spec.mode.copies() {
+                    self.begin_copies(*round);
+                } else {
+                    self.follow_from(*round, begins, actor, now);
+                }
+            }
+            (Task::Publish, Outcome::SetUp { .. }) => {
+                self.pipe.publication_due = false;
+                self.touch_pipe();
+            }
+            (Task::Copy { table, partition, .. }, Outcome::Copied { rows, bytes }) => {
+                self.finish_partition(*table, *partition, Copied { rows, bytes });
             }
             (Task::Stream, Outcome::Drained { durable }) => {
                 self.pipe.durable = self.pipe.durable.max(durable);
                 self.touch_pipe();
                 if self.pipe.state == PipeState::Pausing {
                     let cause = format!("everything up to {durable} is in the destination");
-                    self.advance(PipeEvent::Drained, cause, actor, now).ok()?;
+                    let _ = self.advance(PipeEvent::Drained, cause, actor.clone(), now);
                 }
-                Some(())
+            }
+            (Task::Swap { .. }, Outcome::Swapped { tables }) => {
+                for id in tables {
+                    self.swapped(id, actor, now);
+                }
+            }
+            (Task::Clean, Outcome::Cleaned) => {
+                // What came since then waits for the next time, when all are dropped again, which is harmless.
+                self.pipe.garbage.clear();
+                self.touch_pipe();
             }
             (Task::Release, Outcome::Released) => {
-                self.advance(PipeEvent::Drained, "the slot is released".to_owned(), actor, now).ok()
+                let cause = "the slot is released".to_owned();
+                let _ = self.advance(PipeEvent::Drained, cause, actor.clone(), now);
             }
             (Task::Teardown, Outcome::TornDown { left_behind }) => {
                 for problem in left_behind {
                     self.note_problem(problem, actor.clone(), now);
                 }
-                self.note("deleted", actor, now);
+                self.note("deleted", actor.clone(), now);
                 self.remove();
-                Some(())
             }
-            _ => None,
+            // Nothing else passed the check.
+            _ => {}
         }
+    }
+
+    /// A round's tables were checked and described.
+    fn described(
+        &mut self,
+        number: u32,
+        system_identifier: u64,
+        server_version: u32,
+        tables: Vec<TableDefinition>,
+        actor: &Actor,
+        now: Timestamp,
+    ) {
+        let known = self.pipe.system_identifier.filter(|_| self.pipe.slot.is_some());
+        if let Some(known) = known.filter(|known| *known != system_identifier) {
+            let problem = Problem::permanent(
+                "SOURCE_REPLACED",
+                format!(
+                    "another PostgreSQL cluster (version {}) answers: its system identifier is {system_identifier}, the pipe was made from {known}",
+                    server_version / 10_000
+                ),
+                "point the pipe at the cluster it was made from, or resync it",
+            );
+            return self.break_down(problem, actor.clone(), now);
+        }
+        self.pipe.system_identifier = Some(system_identifier);
+        for definition in tables {
+            for id in self.ids_in_round(number, &definition.name) {
+                if let Some(table) = self.table_mut(id) {
+                    table.record.definition = Some(definition.clone());
+                }
+            }
+        }
+        if let Some(round) = self.round_mut(number)
+            && round.phase == Phase::Describe
+        {
+            round.phase = Phase::SetUp;
+        }
+    }
+
+    /// The slot of a pipe that copies nothing stands: its tables are followed from there.
+    fn follow_from(&mut self, round: u32, begins: Lsn, actor: &Actor, now: Timestamp) {
+        if self.pipe.slot.is_none() {
+            self.slot_made(self.slot_name(), begins, actor, now);
+        }
+        let tables: Vec<TableId> = self.round_tables(round).map(|table| table.id).collect();
+        for id in tables {
+            self.advance_table(id, TableEvent::NothingToCopy, actor.clone(), now);
+        }
+        if let Some(round) = self.round_mut(round) {
+            round.phase = Phase::Copy;
+        }
+        self.revise();
     }
 
     fn failed(
         &mut self,
-        worker: &WorkerId,
+        actor: &Actor,
         epoch: Epoch,
         task: Task,
         problems: &[Problem],
         now: Timestamp,
     ) -> Aftermath {
-        let actor = Actor::Worker(worker.clone());
-        if task == Task::Snapshot {
+        if matches!(task, Task::Snapshot { .. }) {
             self.lose_snapshot(epoch, now);
         }
         let unexplained = || {
-            let message = format!("worker {worker} failed at {task} and did not say why");
+            let message = format!("{actor} failed at {task} and did not say why");
             Problem::transient("WORKER_FAULT", message, "look at the worker's log")
         };
         let first = problems.first().cloned().unwrap_or_else(unexplained);
-        if first.recovery == Recovery::Retry || self.pipe.deleting {
+        if self.pipe.deleting {
             return Aftermath::TryAgain(task, first);
         }
-        for problem in problems.iter().skip(1) {
-            self.note_problem(problem.clone(), actor.clone(), now);
+        let tables = self.failing_tables(&task, problems);
+        if let Task::Copy { table, .. } = &task
+            && first.code == "APPEND_ONLY_COPY_INTERRUPTED"
+        {
+            self.set_aside(*table, first, actor.clone(), now);
+            return Aftermath::Fine;
         }
-        let table = first.table.as_ref().and_then(|table| self.table_index(table));
-        match (task, table) {
-            (Task::Copy { .. } | Task::Stream, Some(index)) => self.set_aside(index, first, actor, now),
-            _ => self.break_down(first, actor, now),
+        if first.recovery == Recovery::Retry {
+            // The snapshot may have been the round's last.
+            self.conclude(actor.clone(), now);
+            return Aftermath::TryAgain(task, first);
+        }
+        if tables.is_empty() {
+            for problem in problems.iter().skip(1) {
+                self.note_problem(problem.clone(), actor.clone(), now);
+            }
+            self.break_down(first, actor.clone(), now);
+        }
+        for (id, problem) in tables {
+            self.set_aside(id, problem, actor.clone(), now);
         }
         Aftermath::Fine
     }
 
-    /// What is copied from now on is younger than the beginning of the stream.
-    fn distrust_unfinished(&mut self, position: Lsn) {
-        for index in 0..self.tables.len() {
-            let unfinished = matches!(self.tables[index].state, TableState::Waiting | TableState::Copying);
-            if let Some(definition) = self.tables[index].definition.as_mut().filter(|_| unfinished) {
-                definition.distrusted_until = definition.distrusted_until.max(position);
-                self.touch_table(index);
-            }
+    /// The tables that can be left out, so that the task may do without them; none where the whole pipe is concerned.
+    fn failing_tables(&self, task: &Task, problems: &[Problem]) -> Vec<(TableId, Problem)> {
+        let lasting = problems.iter().filter(|problem| problem.recovery != Recovery::Retry);
+        let lasting: Vec<&Problem> = lasting.collect();
+        if lasting.iter().any(|problem| problem.table.is_none()) {
+            return Vec::new();
         }
+        let of_source = |problem: &&&Problem, table: &crate::record::TableRecord| {
+            problem.table.as_ref() == Some(table.source())
+        };
+        let concerned = |table: &&crate::record::TableRecord| match task {
+            Task::Copy { table: copied, .. } => table.id == *copied,
+            Task::Stream => table.round.is_none() || table.state.is_copied(),
+            // The first round of a pipe is refused as a whole: nothing of it is of use yet.
+            Task::Provision { round } | Task::SetUp { round } => {
+                let first = self.round(*round).is_some_and(|round| round.purpose == Purpose::Initial);
+                table.round == Some(*round) && !first
+            }
+            Task::Snapshot { round } | Task::Swap { round } => table.round == Some(*round),
+            Task::Publish | Task::Clean | Task::Release | Task::Teardown => false,
+        };
+        self.active()
+            .filter(concerned)
+            .filter_map(|table| {
+                let problem = lasting.iter().find(|problem| of_source(problem, table))?;
+                Some((table.id, (*problem).clone()))
+            })
+            .collect()
     }
 
     /// The stream knows the table by another definition.
-    fn redefine(&mut self, index: usize, definition: &TableDefinition, worker: &WorkerId, now: Timestamp) {
-        let known = self.tables[index].definition.replace(definition.clone());
-        self.touch_table(index);
+    fn redefine(&mut self, id: TableId, definition: &TableDefinition, actor: &Actor, now: Timestamp) {
+        let Some(table) = self.table_mut(id) else { return };
+        let known = table.record.definition.replace(definition.clone());
         if known.is_none_or(|known| known.columns != definition.columns) {
             let columns: Vec<&str> = definition.columns.iter().map(|column| column.name.as_str()).collect();
             let message = format!("{} has the columns {} from now on", definition.name, columns.join(", "));
-            self.note(message, Actor::Worker(worker.clone()), now);
-        }
-    }
-
-    pub(crate) fn set_aside(&mut self, index: usize, problem: Problem, actor: Actor, now: Timestamp) {
-        if self.tables[index].state == TableState::SetAside {
-            return;
-        }
-        self.tables[index].problem = Some(problem.clone());
-        self.advance_table(index, TableEvent::Broke, actor.clone(), now);
-        self.note_problem(problem.clone(), actor.clone(), now);
-        if self.active().next().is_none() {
-            self.break_down(problem, actor, now);
-        } else {
-            self.conclude_copies(&actor, now);
-        }
-    }
-
-    fn break_down(&mut self, problem: Problem, actor: Actor, now: Timestamp) {
-        self.note_problem(problem.clone(), actor.clone(), now);
-        if self.advance(PipeEvent::Broke, problem.message.clone(), actor, now).is_ok() {
-            self.pipe.failure = Some(problem);
-        }
-    }
-
-    /// Cuts every table that was not cut yet; one that could not be measured is set aside.
-    fn cut_tables(&mut self, sizes: &[TableSize], worker: &WorkerId, now: Timestamp) {
-        let rows_per_partition = self.pipe.spec.settings.snapshot_rows_per_partition;
-        for size in sizes {
-            let Some(index) = self.table_index(&size.table) else { continue };
-            if self.tables[index].cut {
-                continue;
-            }
-            let ranges =
-                millrace_scheduler::partition::cut(size.pages, size.estimated_rows, rows_per_partition);
-            let partitions =
-                (0..).zip(ranges).map(|(number, range)| PartitionRecord { number, range, done: None });
-            self.set_partitions(index, partitions.collect());
-            self.tables[index].cut = true;
-            self.tables[index].rows_estimated = size.estimated_rows;
-            if let Some(definition) = &mut self.tables[index].definition {
-                definition.file_node = size.file_node;
-            }
-            self.touch_table(index);
-        }
-        // Without partitions it would wait for ever, and the pipe with it.
-        let unmeasured = |table: &TableRecord| !table.cut && table.state != TableState::SetAside;
-        let gone: Vec<usize> =
-            (0..self.tables.len()).filter(|index| unmeasured(&self.tables[*index])).collect();
-        for index in gone {
-            let problem = Problem::operator(
-                "SOURCE_TABLE_MISSING",
-                "the table went away between the checks and the copy",
-                "bring it back under its name, or leave it out, and make the pipe anew",
-            );
-            let problem = problem.of_table(&self.tables[index].source);
-            self.set_aside(index, problem, Actor::Worker(worker.clone()), now);
-        }
-    }
-
-    /// Draws the conclusions from finished partitions: for each table, then for the pipe.
-    fn conclude_copies(&mut self, actor: &Actor, now: Timestamp) {
-        let for_good = self.pipe.spec.mode == ReplicationMode::Snapshot;
-        for index in 0..self.tables.len() {
-            let complete = self.progress_of(index).done as usize == self.partitions[index].len();
-            if self.tables[index].cut && complete && self.tables[index].state == TableState::Copying {
-                let event = if for_good { TableEvent::CopiedForGood } else { TableEvent::CopiedBeforeStream };
-                self.advance_table(index, event, actor.clone(), now);
-            }
-        }
-        if self.pipe.state != PipeState::Snapshot {
-            return;
-        }
-        let copied = |table: &TableRecord| {
-            matches!(table.state, TableState::CatchingUp | TableState::Streaming | TableState::Completed)
-        };
-        // A snapshot-only pipe with a table set aside is not complete (rulings 11).
-        let complete = if for_good { self.tables.iter().all(copied) } else { self.active().all(copied) };
-        if complete {
-            let event = if for_good { PipeEvent::CopiedForGood } else { PipeEvent::CopiedBeforeStream };
-            let cause = match self.active().count() {
-                1 => "the table is copied".to_owned(),
-                tables => format!("{tables} tables copied"),
-            };
-            // Snapshot allows both events, so this cannot be refused.
-            let _ = self.advance(event, cause, actor.clone(), now);
+            self.note(message, actor.clone(), now);
         }
     }
 }

@@ -1,10 +1,13 @@
-//! The life cycle of one table of a pipe.
+//! The life cycle of one table of a pipe. A table that is copied anew is another table, which takes the place of the first in the end.
 //!
 //! ```text
 //!   Waiting ──▶ Copying ──▶ CatchingUp ──▶ Streaming
-//!      ▲           │ └────▶ Completed (snapshot-only pipe)
-//!      └───────────┘ the copy begins anew
-//!   every state ──▶ SetAside
+//!      ▲  │        │ │            │            │
+//!      │  │        │ └▶ Completed (snapshot-only pipe)
+//!      └──┼────────┘ the copy begins anew      │
+//!         └▶ CatchingUp (nothing is copied)    ▼
+//!                               copied anew: Swapping ──▶ Streaming or Completed
+//!   every state ──▶ SetAside (a reason)    every state ──▶ Removed (a user's wish, or replaced)
 //! ```
 
 use std::fmt;
@@ -25,14 +28,36 @@ pub enum TableState {
     Streaming,
     /// Copied for good.
     Completed,
+    /// Copied anew and up to date; it takes the place of the table before.
+    Swapping,
     /// Left out, with a reason, while the others go on.
     SetAside,
+    /// It is being taken out.
+    Removed,
 }
 
 impl TableState {
     /// Every state.
-    pub const ALL: [TableState; 6] =
-        [Self::Waiting, Self::Copying, Self::CatchingUp, Self::Streaming, Self::Completed, Self::SetAside];
+    pub const ALL: [TableState; 8] = [
+        Self::Waiting,
+        Self::Copying,
+        Self::CatchingUp,
+        Self::Streaming,
+        Self::Completed,
+        Self::Swapping,
+        Self::SetAside,
+        Self::Removed,
+    ];
+
+    /// Whether it takes part in the pipe's work.
+    pub fn is_active(self) -> bool {
+        !matches!(self, Self::SetAside | Self::Removed)
+    }
+
+    /// Whether all of its rows were copied.
+    pub fn is_copied(self) -> bool {
+        matches!(self, Self::CatchingUp | Self::Streaming | Self::Completed | Self::Swapping)
+    }
 }
 
 /// As people write it.
@@ -44,7 +69,9 @@ impl fmt::Display for TableState {
             Self::CatchingUp => "catching up",
             Self::Streaming => "streaming",
             Self::Completed => "completed",
+            Self::Swapping => "swapping",
             Self::SetAside => "set aside",
+            Self::Removed => "removed",
         })
     }
 }
@@ -58,12 +85,22 @@ pub enum TableEvent {
     CopiedBeforeStream,
     /// Its last partition is in the destination, for good.
     CopiedForGood,
+    /// Nothing of it is copied; its changes are to follow.
+    NothingToCopy,
     /// All changes that waited for the end of the copy are in the destination.
     CaughtUp,
+    /// It is to take the place of the table before.
+    SwapBegun,
+    /// It has, and its changes follow.
+    SwappedBeforeStream,
+    /// It has, for good.
+    SwappedForGood,
     /// What was copied is void; it begins anew.
     CopyVoided,
     /// It cannot go on.
     Broke,
+    /// A user took it out, or another takes its place.
+    Removed,
 }
 
 /// The event cannot happen in the state; nothing changes.
@@ -84,9 +121,26 @@ pub fn transition(state: TableState, event: TableEvent) -> Result<TableState, Il
         (S::Waiting, E::CopyStarted) => Ok(S::Copying),
         (S::Copying, E::CopiedBeforeStream) => Ok(S::CatchingUp),
         (S::Copying, E::CopiedForGood) => Ok(S::Completed),
+        (S::Waiting, E::NothingToCopy) => Ok(S::CatchingUp),
         (S::CatchingUp, E::CaughtUp) => Ok(S::Streaming),
+        (S::Streaming | S::Completed, E::SwapBegun) => Ok(S::Swapping),
+        (S::Swapping, E::SwappedBeforeStream) => Ok(S::Streaming),
+        (S::Swapping, E::SwappedForGood) => Ok(S::Completed),
         (S::Waiting | S::Copying | S::Completed, E::CopyVoided) => Ok(S::Waiting),
-        (S::Waiting | S::Copying | S::CatchingUp | S::Streaming | S::Completed, E::Broke) => Ok(S::SetAside),
+        (
+            S::Waiting | S::Copying | S::CatchingUp | S::Streaming | S::Completed | S::Swapping,
+            E::Broke,
+        ) => Ok(S::SetAside),
+        (
+            S::Waiting
+            | S::Copying
+            | S::CatchingUp
+            | S::Streaming
+            | S::Completed
+            | S::Swapping
+            | S::SetAside,
+            E::Removed,
+        ) => Ok(S::Removed),
         (state, event) => Err(IllegalTableTransition { state, event }),
     }
 }

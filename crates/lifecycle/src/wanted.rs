@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use millrace_model::TableName;
+use millrace_model::TableId;
 
-use crate::aggregate::PipeAggregate;
+use crate::aggregate::{PipeAggregate, PipeTable};
 use crate::pipe::PipeState;
-use crate::record::{PartitionRecord, Task};
+use crate::record::{PartitionRecord, Phase, Purpose, RoundRecord, Task};
 use crate::table::TableState;
 
 impl PipeAggregate {
@@ -18,28 +18,85 @@ impl PipeAggregate {
         if self.pipe.deleting {
             return vec![Task::Teardown];
         }
+        let mut tasks = Vec::new();
+        if self.stream_wanted() {
+            tasks.push(Task::Stream);
+        }
         match self.pipe.state {
-            PipeState::Provisioning => vec![Task::Provision],
-            PipeState::Setup => vec![Task::SetUp],
-            PipeState::Snapshot if self.pipe.clear_tables => vec![Task::SetUp],
-            PipeState::Snapshot => {
-                let mut tasks = vec![Task::Snapshot];
-                if self.pipe.snapshot.is_some() {
-                    tasks.extend(self.wanted_copies());
-                } else {
-                    // Whoever took the lost snapshot over already can still finish under it.
-                    let copies = self.assignments().map(|held| &held.task);
-                    tasks.extend(copies.filter(|task| matches!(task, Task::Copy { .. })).cloned());
-                }
-                tasks
-            }
-            PipeState::Running => vec![Task::Stream],
+            PipeState::Paused | PipeState::Completed | PipeState::Failed => return Vec::new(),
             // A stream that stands drains. Where it went away with its worker, somebody must still see to the slot.
-            PipeState::Pausing if self.assignments().any(|held| held.task == Task::Stream) => {
-                vec![Task::Stream]
+            PipeState::Pausing => {
+                if tasks.is_empty() && self.pipe.spec.mode.follows() {
+                    tasks.push(Task::Release);
+                }
+                return tasks;
             }
-            PipeState::Pausing => vec![Task::Release],
-            PipeState::Paused | PipeState::Completed | PipeState::Failed => Vec::new(),
+            PipeState::Provisioning
+            | PipeState::Setup
+            | PipeState::Snapshot
+            | PipeState::Running
+            | PipeState::Modifying
+            | PipeState::Resync => {}
+        }
+        if self.pipe.publication_due && self.stream_follows() {
+            tasks.push(Task::Publish);
+        }
+        if self.rounds_go_on() {
+            self.pipe.rounds.iter().for_each(|round| self.wanted_of_round(round, &mut tasks));
+            tasks.extend(self.wanted_copies());
+        }
+        if !self.pipe.garbage.is_empty() {
+            tasks.push(Task::Clean);
+        }
+        tasks
+    }
+
+    /// Whether the slot's changes are to be carried now.
+    pub(crate) fn stream_wanted(&self) -> bool {
+        match self.pipe.state {
+            PipeState::Pausing => self.stream_stands(),
+            // It is being drained, to rest again.
+            PipeState::Resync
+                if self.pipe.back_to == Some(PipeState::Paused)
+                    && self.pipe.rounds.iter().all(|round| round.purpose != Purpose::Resync) =>
+            {
+                self.stream_stands()
+            }
+            PipeState::Setup | PipeState::Snapshot | PipeState::Running | PipeState::Resync => {
+                self.pipe.streams && (!self.waits_for_drain() || self.stream_stands())
+            }
+            PipeState::Modifying => self.pipe.streams && self.pipe.back_to != Some(PipeState::Paused),
+            PipeState::Provisioning | PipeState::Paused | PipeState::Completed | PipeState::Failed => false,
+        }
+    }
+
+    /// While tables are taken out of a pipe that rests, nothing else happens.
+    fn rounds_go_on(&self) -> bool {
+        let rests = [Some(PipeState::Paused), Some(PipeState::Completed)].contains(&self.pipe.back_to);
+        self.pipe.state != PipeState::Modifying || !rests
+    }
+
+    fn wanted_of_round(&self, round: &RoundRecord, tasks: &mut Vec<Task>) {
+        let number = round.number;
+        match round.phase {
+            Phase::Describe => tasks.push(Task::Provision { round: number }),
+            Phase::SetUp => tasks.push(Task::SetUp { round: number }),
+            Phase::Copy if round.clear => tasks.push(Task::SetUp { round: number }),
+            Phase::Copy => {
+                let unfinished = |state| matches!(state, TableState::Waiting | TableState::Copying);
+                let held = round.snapshot.is_some();
+                if self.round_tables(number).any(|table| unfinished(table.state))
+                    && (held || self.is_admitted(round))
+                {
+                    tasks.push(Task::Snapshot { round: number });
+                }
+            }
+            Phase::Swap => {
+                let now = round.purpose == Purpose::Tables || self.pipe.state == PipeState::Resync;
+                if now && !self.pipe.spec.mode.follows() {
+                    tasks.push(Task::Swap { round: number });
+                }
+            }
         }
     }
 
@@ -50,35 +107,49 @@ impl PipeAggregate {
             0 => connections,
             limit => limit as usize,
         };
-        let standing: BTreeSet<(&TableName, u32)> = self
+        let standing: BTreeSet<(TableId, u32)> = self
             .assignments()
             .filter_map(|held| match &held.task {
-                Task::Copy { table, partition } => Some((table, *partition)),
+                Task::Copy { table, partition, .. } => Some((*table, *partition)),
                 _ => None,
             })
             .collect();
-        // Tables that were begun are finished first.
-        let mut open: Vec<usize> = (0..self.tables.len())
-            .filter(|index| matches!(self.tables[*index].state, TableState::Waiting | TableState::Copying))
+        let mut open: Vec<&PipeTable> = self
+            .tables()
+            .filter(|table| matches!(table.record.state, TableState::Waiting | TableState::Copying))
             .collect();
-        open.sort_by_key(|index| self.tables[*index].state != TableState::Copying);
+        // Tables that were begun are finished first.
+        open.sort_by_key(|table| table.record.state != TableState::Copying);
         let mut tasks = Vec::new();
         let mut tables = 0;
-        for index in open {
-            let table = &self.tables[index].source;
-            if tables == settings.snapshot_parallel_tables || tasks.len() == connections {
+        for table in open {
+            if tables == settings.snapshot_parallel_tables || tasks.len() >= connections {
                 break;
             }
-            let first_open = self.progress_of(index).first_open;
-            let unfinished =
-                self.partitions[index].iter().skip(first_open).filter(|partition| partition.done.is_none());
+            let id = table.record.id;
+            let task = |open: &PartitionRecord| Task::Copy {
+                table: id,
+                source: table.record.source().clone(),
+                partition: open.number,
+            };
+            let unfinished = table
+                .partitions
+                .iter()
+                .skip(table.progress.first_open)
+                .filter(|partition| partition.done.is_none());
             let (standing, new): (Vec<&PartitionRecord>, Vec<&PartitionRecord>) = unfinished
                 .take(per_table + standing.len())
-                .partition(|open| standing.contains(&(table, open.number)));
+                .partition(|open| standing.contains(&(id, open.number)));
+            // Whoever took a lost snapshot over already can still finish under it.
+            let readable = table.record.round.and_then(|number| self.round(number));
+            if !readable.is_some_and(|round| round.snapshot.is_some() && !round.clear) {
+                tasks.extend(standing.into_iter().map(task));
+                continue;
+            }
             // A table whose last partitions are all in hand leaves room for the next one, so that connections do not idle at its end.
             let saturated = !new.is_empty();
             let picked = standing.into_iter().chain(new).take(per_table.min(connections - tasks.len()));
-            tasks.extend(picked.map(|open| Task::Copy { table: table.clone(), partition: open.number }));
+            tasks.extend(picked.map(task));
             tables += u32::from(saturated);
         }
         tasks

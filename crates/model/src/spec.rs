@@ -15,6 +15,26 @@ pub enum ReplicationMode {
     Cdc,
     /// Copy once.
     Snapshot,
+    /// Changes only: rows from before the slot are absent.
+    CdcOnly,
+}
+
+impl ReplicationMode {
+    /// Whether changes are followed.
+    pub fn follows(self) -> bool {
+        match self {
+            Self::Cdc | Self::CdcOnly => true,
+            Self::Snapshot => false,
+        }
+    }
+
+    /// Whether rows are copied first.
+    pub fn copies(self) -> bool {
+        match self {
+            Self::Cdc | Self::Snapshot => true,
+            Self::CdcOnly => false,
+        }
+    }
 }
 
 /// `sslmode` of libpq (manual: "SSL Support").
@@ -208,6 +228,12 @@ pub struct PipeSettings {
     pub publication_name: Option<String>,
     /// A name for the slot; `None` takes [`crate::PipeId::slot_name`].
     pub replication_slot_name: Option<String>,
+    /// Whether the slot that the pipe makes is synchronised to standbys (PostgreSQL 17 and later).
+    #[serde(default)]
+    pub enable_failover_slots: bool,
+    /// How many bytes of the source's log a table that fails may hold back before it is set aside.
+    #[serde(default = "gibibyte")]
+    pub max_held_wal: u64,
     /// Whether nullable source columns become `Nullable`; otherwise NULL becomes the type's default.
     pub allow_nullable_columns: bool,
     /// Names of the metadata columns.
@@ -226,6 +252,10 @@ pub struct PipeSettings {
     pub out_of_range: OutOfRange,
 }
 
+fn gibibyte() -> u64 {
+    1 << 30
+}
+
 fn yes() -> bool {
     true
 }
@@ -241,6 +271,8 @@ impl Default for PipeSettings {
             snapshot_parallel_tables: 1,
             publication_name: None,
             replication_slot_name: None,
+            enable_failover_slots: false,
+            max_held_wal: gibibyte(),
             allow_nullable_columns: true,
             metadata_columns: MetadataColumns::millrace(),
             delete_on_merge: true,

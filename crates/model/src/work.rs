@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableName, WorkerId};
+use crate::spec::TableSpec;
+use crate::{Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, WorkerId};
 
 /// W3C trace context headers (`traceparent`, `tracestate`) of whatever led to a piece of work.
 pub type TraceContext = BTreeMap<String, String>;
@@ -27,25 +28,79 @@ pub struct Assignment {
     pub pipe: PipeId,
     /// What led to it.
     pub trace: TraceContext,
-    /// The pipe's specification, of its tables only those that the work concerns.
+    /// The pipe's specification. It lists the tables for [`Work::Provision`] alone; other work says itself which it concerns.
     pub spec: PipeSpec,
     /// What to do.
     pub work: Work,
+}
+
+/// A table that a piece of work concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableWork {
+    /// Names it in reports.
+    pub id: TableId,
+    /// As the user specified it, save that `target` is the table that is written: one that is copied anew goes under another name at first.
+    pub spec: TableSpec,
+    /// As provisioned.
+    pub definition: TableDefinition,
+}
+
+/// A table of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamedTable {
+    /// Which.
+    pub table: TableWork,
+    /// Whether rows of it are being copied still: what the destination holds may be younger than the stream, or not there yet.
+    pub copying: bool,
+    /// Changes of transactions whose commit record begins before this are left out. Only of use where every change is a row (MergeTree).
+    pub begins: Lsn,
+}
+
+/// A table that was copied anew and takes the place of the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swap {
+    /// The new one.
+    pub id: TableId,
+    /// The source table, for people.
+    pub source: TableName,
+    /// The name that it gets.
+    pub target: String,
+    /// The name that it has.
+    pub copied: String,
+    /// The new table's UUID in the destination: a swap that was done shows by it.
+    pub uuid: String,
+    /// The replaced table's UUID, where it was ever made; another table in its place is not touched.
+    pub replaces: Option<String>,
+}
+
+impl Swap {
+    /// The name under which the replaced table waits to be dropped, once another that was `copied` under this name has its place. A
+    /// swap that comes late finds nobody under the old name.
+    pub fn retired_name(copied: &str) -> String {
+        format!("{copied}_old")
+    }
 }
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
     /// Check source and destination, describe the tables. Ends with [`Outcome::Provisioned`].
-    Provision,
-    /// Make the destination tables and the publication. Ends with [`Outcome::SetUp`].
+    Provision {
+        /// The tables are copied anew, into tables of their own; what stands under their targets is not looked at.
+        anew: bool,
+    },
+    /// Make destination tables, see to it that the pipe's own publication has exactly the tables named. Ends with [`Outcome::SetUp`].
     SetUp {
-        /// The tables as provisioned.
-        tables: Vec<TableDefinition>,
+        /// The tables to make.
+        tables: Vec<TableWork>,
         /// As provisioned.
         destination: DestinationFacts,
         /// Empty the destination tables of copied rows: the copy of a snapshot-only pipe begins anew.
         clear: bool,
+        /// The publication and all its tables, where the pipe owns one.
+        publication: Option<(String, Vec<TableName>)>,
+        /// The slot of a pipe that copies nothing: see to it that it stands and say where.
+        slot: Option<SlotRequest>,
     },
     /// Make the slot where asked, export a snapshot, report [`Progress::SnapshotReady`] and hold it until revoked.
     Snapshot {
@@ -57,7 +112,7 @@ pub enum Work {
     /// Copy one partition. Ends with [`Outcome::Copied`].
     Copy {
         /// The table.
-        table: TableDefinition,
+        table: TableWork,
         /// For `SET TRANSACTION SNAPSHOT`.
         snapshot_name: String,
         /// Number of the partition in its table, from 0.
@@ -67,7 +122,8 @@ pub enum Work {
         /// As provisioned.
         destination: DestinationFacts,
     },
-    /// Carry changes from the slot to the destination until drained or revoked. Ends, when drained, with [`Outcome::Drained`].
+    /// Carry changes from the slot to the destination until drained or revoked. Ends, when drained, with [`Outcome::Drained`]. While it goes on it may be
+    /// amended: it is then said anew under the same epoch, with a greater revision.
     Stream {
         /// The slot.
         slot_name: String,
@@ -79,22 +135,38 @@ pub enum Work {
         consistent_point: Lsn,
         /// The last durable position that was recorded; zero where none was.
         durable: Lsn,
+        /// Grows with every amendment; the stream says which one it follows.
+        revision: u64,
         /// Tables to carry; those set aside are absent.
-        tables: Vec<TableDefinition>,
+        tables: Vec<StreamedTable>,
+        /// Tables to swap before anything further is written.
+        swaps: Vec<Swap>,
         /// As provisioned.
         destination: DestinationFacts,
+    },
+    /// Let tables that were copied anew take the place of those before, where no stream does it. Ends with [`Outcome::Swapped`].
+    Swap {
+        /// Which.
+        swaps: Vec<Swap>,
+    },
+    /// Drop destination tables that nobody needs any more. Ends with [`Outcome::Cleaned`].
+    Clean {
+        /// Their names; one that is gone already is fine.
+        tables: Vec<String>,
     },
     /// See to it that nobody of ours reads the slot any more. Ends with [`Outcome::Released`].
     Release {
         /// The slot.
         slot_name: String,
     },
-    /// Free what the pipe holds at the source. Ends with [`Outcome::TornDown`].
+    /// Free what the pipe holds. Ends with [`Outcome::TornDown`].
     Teardown {
         /// The slot, where one may exist.
         slot_name: Option<String>,
         /// The publication, where the pipe owns one.
         publication_name: Option<String>,
+        /// Destination tables to drop.
+        tables: Vec<String>,
     },
 }
 
@@ -105,7 +177,11 @@ pub enum SlotRequest {
     Create {
         /// Its name.
         name: String,
+        /// Whether it is synchronised to standbys.
+        failover: bool,
     },
+    /// One that ends with the snapshot: it waits for transactions that a plain snapshot would not see to their end.
+    Temporary,
     /// None is needed: nothing follows the copy of a snapshot-only pipe (`docs/decisions/0002`).
     None,
     /// It stands already; only export a snapshot.
@@ -119,11 +195,13 @@ impl Work {
     /// One word for logs, metrics and people.
     pub fn kind(&self) -> &'static str {
         match self {
-            Work::Provision => "provision",
+            Work::Provision { .. } => "provision",
             Work::SetUp { .. } => "setup",
             Work::Snapshot { .. } => "snapshot",
             Work::Copy { .. } => "copy",
             Work::Stream { .. } => "stream",
+            Work::Swap { .. } => "swap",
+            Work::Clean { .. } => "clean",
             Work::Release { .. } => "release",
             Work::Teardown { .. } => "teardown",
         }
@@ -179,8 +257,12 @@ pub struct StreamProgress {
     pub delay: Option<Duration>,
     /// Whether everything that was in the log when the assignment began is durable.
     pub caught_up: bool,
-    /// Changes by source table since the assignment began.
-    pub tables: Vec<(TableName, u64)>,
+    /// Changes by table since the assignment began.
+    pub tables: Vec<(TableId, u64)>,
+    /// The amendment that it follows.
+    pub revision: u64,
+    /// Tables that cannot be written for now and hold the slot back, each with its trouble.
+    pub held: Vec<(TableId, Problem)>,
 }
 
 /// How a piece of work ended well.
@@ -200,7 +282,19 @@ pub enum Outcome {
         destination: DestinationFacts,
     },
     /// [`Work::SetUp`]
-    SetUp,
+    SetUp {
+        /// The UUIDs of the tables in the destination.
+        tables: Vec<(TableId, String)>,
+        /// Where the slot that was asked for stands; zero where none was.
+        begins: Lsn,
+    },
+    /// [`Work::Swap`]
+    Swapped {
+        /// Which.
+        tables: Vec<TableId>,
+    },
+    /// [`Work::Clean`]
+    Cleaned,
     /// [`Work::Copy`]
     Copied {
         /// Rows of the partition.
@@ -232,9 +326,11 @@ pub enum Report {
     /// It cannot be done now; at least one problem, the first decides what follows.
     Failed(Vec<Problem>),
     /// The stream knows the table by this definition from now on: its columns changed, or rows of it were taken from the source.
-    TableChanged(Box<TableDefinition>),
-    /// The stream leaves out the problem's table from now on.
-    TableSetAside(Problem),
+    TableChanged(TableId, Box<TableDefinition>),
+    /// The stream leaves the table out from now on. What passes by itself (the copy that was under way is void) is copied anew without anybody's doing.
+    TableSetAside(TableId, Problem),
+    /// The table took the place of the one before.
+    TableSwapped(TableId),
 }
 
 /// A worker introduces itself.

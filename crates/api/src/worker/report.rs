@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, TableSize};
-use millrace_model::{Epoch, Lsn, Problem};
+use millrace_model::{Epoch, Lsn, Problem, TableId};
 
 use crate::problem::{problems_in, problems_out, table};
 use crate::proto::pipe::v1 as pipe_wire;
@@ -25,13 +25,17 @@ pub(super) fn write(epoch: Epoch, report: &Report) -> Request {
             Request::Finished(wire::Finished { epoch, result: Some(write_outcome(outcome)) })
         }
         Report::Failed(problems) => Request::Failed(wire::Failed { epoch, problems: problems_out(problems) }),
-        Report::TableChanged(table) => {
-            Request::TableChanged(wire::TableChanged { epoch, table: Some(definition::write(table)) })
-        }
-        Report::TableSetAside(problem) => Request::TableSetAside(wire::TableSetAside {
+        Report::TableChanged(id, table) => Request::TableChanged(wire::TableChanged {
+            epoch,
+            table: Some(definition::write(table)),
+            table_id: id.0,
+        }),
+        Report::TableSetAside(id, problem) => Request::TableSetAside(wire::TableSetAside {
             epoch,
             problem: Some(pipe_wire::Problem::from(problem)),
+            table_id: id.0,
         }),
+        Report::TableSwapped(id) => Request::TableSwapped(wire::TableSwapped { epoch, table_id: id.0 }),
     }
 }
 
@@ -65,7 +69,16 @@ fn write_progress(progress: &Progress) -> WireProgress {
             tables: stream
                 .tables
                 .iter()
-                .map(|(table, changes)| wire::TableChanges { table: table.to_string(), changes: *changes })
+                .map(|(table, changes)| wire::TableChanges { id: table.0, changes: *changes })
+                .collect(),
+            revision: stream.revision,
+            held: stream
+                .held
+                .iter()
+                .map(|(table, problem)| wire::HeldTable {
+                    id: table.0,
+                    problem: Some(pipe_wire::Problem::from(problem)),
+                })
                 .collect(),
         }),
     }
@@ -82,7 +95,17 @@ fn write_outcome(outcome: &Outcome) -> WireOutcome {
                 destination_time64: destination.time64,
             })
         }
-        Outcome::SetUp => WireOutcome::SetUp(wire::SetUpResult {}),
+        Outcome::SetUp { tables, begins } => {
+            let identity = |(id, uuid): &(TableId, String)| wire::TableIdentity { id: id.0, uuid: uuid.clone() };
+            WireOutcome::SetUp(wire::SetUpResult {
+                tables: tables.iter().map(identity).collect(),
+                begins_lsn: begins.0,
+            })
+        }
+        Outcome::Swapped { tables } => {
+            WireOutcome::Swap(wire::SwapResult { tables: tables.iter().map(|id| id.0).collect() })
+        }
+        Outcome::Cleaned => WireOutcome::Clean(wire::CleanResult {}),
         Outcome::Copied { rows, bytes } => WireOutcome::Copy(wire::CopyResult { rows: *rows, bytes: *bytes }),
         Outcome::Drained { durable } => WireOutcome::Stream(wire::StreamResult { durable_lsn: durable.0 }),
         Outcome::Released => WireOutcome::Release(wire::ReleaseResult {}),
@@ -127,8 +150,10 @@ fn read_snapshot(ready: wire::SnapshotReady) -> Result<Progress, ProtocolError> 
 }
 
 fn read_stream(stream: wire::StreamProgress) -> Result<StreamProgress, ProtocolError> {
-    let changes = |(index, changes): (usize, wire::TableChanges)| {
-        Ok((table(&format!("tables[{index}].table"), &changes.table)?, changes.changes))
+    let held = |(index, held): (usize, wire::HeldTable)| {
+        let problem = held.problem.ok_or_else(|| missing("problem")).and_then(Problem::try_from);
+        let problem = problem.map_err(|error| error.within(&format!("held[{index}]")))?;
+        Ok((TableId(held.id), problem))
     };
     Ok(StreamProgress {
         durable: Lsn(stream.durable_lsn),
@@ -136,7 +161,9 @@ fn read_stream(stream: wire::StreamProgress) -> Result<StreamProgress, ProtocolE
         changes: stream.changes_applied,
         delay: (stream.delay_micros > 0).then(|| Duration::from_micros(stream.delay_micros)),
         caught_up: stream.caught_up,
-        tables: stream.tables.into_iter().enumerate().map(changes).collect::<Result<_, ProtocolError>>()?,
+        tables: stream.tables.into_iter().map(|table| (TableId(table.id), table.changes)).collect(),
+        revision: stream.revision,
+        held: stream.held.into_iter().enumerate().map(held).collect::<Result<_, ProtocolError>>()?,
     })
 }
 
@@ -149,7 +176,14 @@ pub(super) fn read_finished(finished: wire::Finished) -> Result<WorkerMessage, P
             warnings: problems_in("provision.warnings", result.warnings)?,
             destination: DestinationFacts { time64: result.destination_time64 },
         },
-        WireOutcome::SetUp(wire::SetUpResult {}) => Outcome::SetUp,
+        WireOutcome::SetUp(result) => Outcome::SetUp {
+            tables: result.tables.into_iter().map(|table| (TableId(table.id), table.uuid)).collect(),
+            begins: Lsn(result.begins_lsn),
+        },
+        WireOutcome::Swap(result) => {
+            Outcome::Swapped { tables: result.tables.into_iter().map(TableId).collect() }
+        }
+        WireOutcome::Clean(wire::CleanResult {}) => Outcome::Cleaned,
         WireOutcome::Copy(result) => Outcome::Copied { rows: result.rows, bytes: result.bytes },
         WireOutcome::Stream(result) => Outcome::Drained { durable: Lsn(result.durable_lsn) },
         WireOutcome::Release(wire::ReleaseResult {}) => Outcome::Released,
@@ -170,7 +204,7 @@ pub(super) fn read_failed(failed: wire::Failed) -> Result<WorkerMessage, Protoco
 pub(super) fn read_changed(changed: wire::TableChanged) -> Result<WorkerMessage, ProtocolError> {
     let table = changed.table.ok_or_else(|| missing("table"))?;
     let table = definition::read(table).map_err(|error| error.within("table"))?;
-    message(changed.epoch, Report::TableChanged(Box::new(table)))
+    message(changed.epoch, Report::TableChanged(TableId(changed.table_id), Box::new(table)))
 }
 
 pub(super) fn read_set_aside(set_aside: wire::TableSetAside) -> Result<WorkerMessage, ProtocolError> {
@@ -179,5 +213,9 @@ pub(super) fn read_set_aside(set_aside: wire::TableSetAside) -> Result<WorkerMes
     if problem.table.is_none() {
         return Err(missing("problem.table"));
     }
-    message(set_aside.epoch, Report::TableSetAside(problem))
+    message(set_aside.epoch, Report::TableSetAside(TableId(set_aside.table_id), problem))
+}
+
+pub(super) fn read_swapped(swapped: &wire::TableSwapped) -> Result<WorkerMessage, ProtocolError> {
+    message(swapped.epoch, Report::TableSwapped(TableId(swapped.table_id)))
 }

@@ -8,9 +8,6 @@ use crate::yaml::node::{Node, Value};
 use crate::yaml::scalar;
 use crate::yaml::section::{Given, Reader, Section};
 
-/// The default of `maxHeldWal`, the only one that this release accepts.
-const MAX_HELD_WAL: u64 = 1 << 30;
-
 /// Reads the file into the wire form. What is refused stays at its default there, and is recorded in the reader.
 pub(super) fn read(reader: &mut Reader<'_>, root: Node) -> wire::PipeSpec {
     let root = Given { path: String::new(), node: root };
@@ -20,8 +17,12 @@ pub(super) fn read(reader: &mut Reader<'_>, root: Node) -> wire::PipeSpec {
     }
     let known = ["name", "replicationMode", "source", "destination", "tables", "settings"];
     let Some(mut root) = reader.section(root, &known) else { return wire::PipeSpec::default() };
-    let modes = [("cdc", wire::ReplicationMode::Cdc), ("snapshot", wire::ReplicationMode::Snapshot)];
-    let mode = reader.choice(&mut root, "replicationMode", &modes, &["cdc_only"]);
+    let modes = [
+        ("cdc", wire::ReplicationMode::Cdc),
+        ("snapshot", wire::ReplicationMode::Snapshot),
+        ("cdc_only", wire::ReplicationMode::CdcOnly),
+    ];
+    let mode = reader.choice(&mut root, "replicationMode", &modes, &[]);
     wire::PipeSpec {
         name: reader.text(&mut root, "name"),
         replication_mode: mode.unwrap_or(wire::ReplicationMode::Cdc).into(),
@@ -157,10 +158,9 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
         "metadataColumns",
     ];
     let mut section = reader.section(given, &known)?;
-    reader.false_only(&mut section, "enableFailoverSlots");
     reader.default_only(&mut section, "newTables", "ignore", &["include"]);
     let out_of_range = section.take_any("outOfRange");
-    max_held_wal(reader, &mut section);
+    let max_held_wal_bytes = max_held_wal(reader, &mut section);
     Some(wire::PipeSettings {
         sync_interval: reader.duration(&mut section, "syncInterval").map(time::duration),
         pull_batch_size: reader.number(&mut section, "pullBatchSize"),
@@ -182,17 +182,19 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
             .and_then(|given| reader.given_choice(&given, &OUT_OF_RANGE, &[]))
             .unwrap_or_default()
             .into(),
+        enable_failover_slots: reader.boolean(&mut section, "enableFailoverSlots"),
+        max_held_wal_bytes,
     })
 }
 
-fn max_held_wal(reader: &mut Reader<'_>, section: &mut Section) {
-    let Some(given) = section.take("maxHeldWal") else { return };
-    let Some(text) = reader.given_text(&given) else { return };
-    match scalar::bytes(&text) {
-        Some(MAX_HELD_WAL) => {}
-        Some(_) => reader.refuse(&given, format!("'{text}' is not supported by this release; expected 1GiB")),
-        None => reader.refuse(&given, format!("'{text}' is not a size with its unit, such as 1GiB")),
+fn max_held_wal(reader: &mut Reader<'_>, section: &mut Section) -> Option<u64> {
+    let given = section.take("maxHeldWal")?;
+    let text = reader.given_text(&given)?;
+    let bytes = scalar::bytes(&text);
+    if bytes.is_none() {
+        reader.refuse(&given, format!("'{text}' is not a size with its unit, such as 1GiB"));
     }
+    bytes
 }
 
 /// A preset by its name, or three names.

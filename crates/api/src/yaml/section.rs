@@ -257,15 +257,6 @@ impl<'a> Reader<'a> {
         self.choice(section, key, &[(default, ())], later);
     }
 
-    /// A key of a later release that is false until then.
-    pub(super) fn false_only(&mut self, section: &mut Section, key: &str) {
-        if let Some(given) = section.take(key)
-            && self.given_boolean(&given) == Some(true)
-        {
-            self.refuse(&given, "true is not supported by this release");
-        }
-    }
-
     /// The values of a mapping with keys of the user's own, each with its path. Nothing where it is absent or no mapping.
     pub(super) fn map(&mut self, section: &mut Section, key: &str) -> Vec<(String, Given)> {
         let Some(given) = section.take(key) else { return Vec::new() };

@@ -1,10 +1,12 @@
 //! From rows to pipes.
 
+use std::collections::BTreeMap;
+
 use millrace_lifecycle::record::Copied;
 use millrace_lifecycle::{
     AssignmentRecord, EventRecord, PartitionRecord, PipeAggregate, PipeRecord, TableRecord,
 };
-use millrace_model::{Epoch, PageRange, PipeId};
+use millrace_model::{Epoch, PageRange, PipeId, TableId};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction};
 use serde::de::DeserializeOwned;
 
@@ -55,30 +57,27 @@ fn pipe(transaction: &Transaction<'_>, id: &str) -> Result<Option<PipeAggregate>
         .map_err(CatalogError::read("a pipe"))?;
     let Some((version, json)) = stored else { return Ok(None) };
     let record: PipeRecord = decode(id, || "record of the pipe".to_owned(), &json)?;
-    let tables = tables(transaction, id)?;
-    let partitions = partitions(transaction, id, tables.len())?;
+    let mut partitions = partitions(transaction, id)?;
+    let tables = tables(transaction, id)?.into_iter().map(|table| {
+        let of_table = partitions.remove(&table.id).unwrap_or_default();
+        (table, of_table)
+    });
+    let tables: Vec<_> = tables.collect();
     let assignments = assignments(transaction, id)?;
-    Ok(Some(PipeAggregate::restore(record, tables, partitions, assignments, version)))
+    Ok(Some(PipeAggregate::restore(record, tables, assignments, version)))
 }
 
 fn tables(connection: &Connection, pipe: &str) -> Result<Vec<TableRecord>, CatalogError> {
     let sql = "SELECT position, record FROM tables WHERE pipe_id = ?1 ORDER BY position";
     let stored: Vec<(u32, String)> =
         rows(connection, "tables", sql, [pipe], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let in_place = |(index, (position, json)): (u32, &(u32, String))| {
-        if index != *position {
-            return Err(missing(pipe, format!("table {index}")));
-        }
-        decode(pipe, || format!("table {position}"), json)
-    };
-    (0..).zip(&stored).map(in_place).collect()
+    stored.iter().map(|(id, json)| decode(pipe, || format!("table {id}"), json)).collect()
 }
 
 fn partitions(
     connection: &Connection,
     pipe: &str,
-    tables: usize,
-) -> Result<Vec<Vec<PartitionRecord>>, CatalogError> {
+) -> Result<BTreeMap<TableId, Vec<PartitionRecord>>, CatalogError> {
     let sql = "SELECT table_position, number, first_page, end_page, rows, bytes FROM partitions \
                WHERE pipe_id = ?1 ORDER BY table_position, number";
     let stored: Vec<(u32, PartitionRecord)> = rows(connection, "partitions", sql, [pipe], |row| {
@@ -90,11 +89,9 @@ fn partitions(
         };
         Ok((row.get(0)?, partition))
     })?;
-    let mut partitions = vec![Vec::new(); tables];
+    let mut partitions: BTreeMap<TableId, Vec<PartitionRecord>> = BTreeMap::new();
     for (position, partition) in stored {
-        let of_table = partitions
-            .get_mut(position as usize)
-            .ok_or_else(|| missing(pipe, format!("table {position}")))?;
+        let of_table = partitions.entry(TableId(position)).or_default();
         if of_table.len() != partition.number as usize {
             return Err(missing(pipe, format!("partition {} of table {position}", of_table.len())));
         }

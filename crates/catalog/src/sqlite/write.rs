@@ -33,19 +33,24 @@ fn store(transaction: &Transaction<'_>, id: &PipeId, changes: &PipeChanges) -> R
         return execute(transaction, "a removal", "DELETE FROM pipes WHERE id = ?1", [id.as_str()]);
     }
     store_pipe(transaction, id, changes)?;
-    for (position, table) in &changes.tables {
+    let pipe = id.as_str();
+    for id in &changes.removed_tables {
+        let sql = "DELETE FROM tables WHERE pipe_id = ?1 AND position = ?2";
+        execute(transaction, "a removed table", sql, (pipe, id.0))?;
+    }
+    for table in &changes.tables {
         let sql = "INSERT INTO tables (pipe_id, position, record) VALUES (?1, ?2, ?3) \
                    ON CONFLICT (pipe_id, position) DO UPDATE SET record = excluded.record";
-        execute(transaction, "a table", sql, (id.as_str(), position, encode("a table", table)?))?;
+        execute(transaction, "a table", sql, (id.as_str(), table.id.0, encode("a table", table)?))?;
     }
-    for (position, partition) in &changes.partitions {
+    for (table, partition) in &changes.partitions {
         let sql = "INSERT INTO partitions (pipe_id, table_position, number, first_page, end_page, rows, bytes) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
                    ON CONFLICT (pipe_id, table_position, number) DO UPDATE SET first_page = excluded.first_page, \
                    end_page = excluded.end_page, rows = excluded.rows, bytes = excluded.bytes";
         let (range, done) = (partition.range, partition.done);
         let (rows, bytes) = (done.map(|copied| copied.rows), done.map(|copied| copied.bytes));
-        let row = (id.as_str(), position, partition.number, range.first, range.end, rows, bytes);
+        let row = (id.as_str(), table.0, partition.number, range.first, range.end, rows, bytes);
         execute(transaction, "a partition", sql, row)?;
     }
     for epoch in &changes.withdrawn {

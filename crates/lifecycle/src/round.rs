@@ -1,0 +1,444 @@
+//! Rounds: tables that are described, set up and copied together; and the conclusions that are drawn from how far they are.
+//!
+//! A table is copied at most once. One that must be copied again (a resync, a retry, a copy that became void) is another table, written under a name
+//! of its own, which takes the place of the first when it is complete and up to date. So readers never see a table half-filled, and nothing
+//! that is still on its way to the first can get into the second.
+
+use millrace_model::spec::TableEngine;
+use millrace_model::work::TableSize;
+use millrace_model::{Epoch, Lsn, Problem, Recovery, TableId, Timestamp, WorkerId};
+
+use crate::aggregate::PipeAggregate;
+use crate::pipe::{PipeEvent, PipeState};
+use crate::record::{Actor, PartitionRecord, Phase, Purpose, RoundRecord, TableRecord, Task};
+use crate::table::{TableEvent, TableState};
+
+/// A table that failed so often in a row is not copied anew without somebody's doing (rulings 17).
+const FAILURES: u32 = 2;
+
+impl PipeAggregate {
+    /// Begins a round of tables that wait.
+    pub(crate) fn begin_round(&mut self, purpose: Purpose, tables: &[TableId]) {
+        let number = self.pipe.next_round;
+        self.pipe.next_round += 1;
+        self.pipe.rounds.push(RoundRecord {
+            number,
+            purpose,
+            phase: Phase::Describe,
+            revision: 0,
+            snapshot: None,
+            clear: false,
+        });
+        for id in tables {
+            if let Some(table) = self.table_mut(*id) {
+                table.record.round = Some(number);
+            }
+        }
+        self.touch_pipe();
+    }
+
+    /// The tables of a round that take part in it.
+    pub(crate) fn round_tables(&self, number: u32) -> impl Iterator<Item = &TableRecord> {
+        self.active().filter(move |table| table.round == Some(number))
+    }
+
+    /// Destination tables stand, so copies may begin.
+    pub(crate) fn begin_copies(&mut self, number: u32) {
+        self.revise();
+        let revision = self.pipe.revision;
+        if let Some(round) = self.round_mut(number) {
+            round.phase = Phase::Copy;
+            round.revision = revision;
+        }
+        if self.waits_for_drain() {
+            self.drain_stream();
+        }
+    }
+
+    /// A table that keeps every row is about to be copied while changes stream. The stream must stand still until the snapshot says from which transaction on
+    /// its changes count, or some would be in both.
+    pub(crate) fn waits_for_drain(&self) -> bool {
+        self.pipe.streams
+            && self.pipe.rounds.iter().any(|round| {
+                round.phase == Phase::Copy
+                    && round.snapshot.is_none()
+                    && self.round_tables(round.number).any(|table| {
+                        table.spec.engine != TableEngine::ReplacingMergeTree
+                            && table.state == TableState::Waiting
+                            && table.begins == Lsn::ZERO
+                    })
+            })
+    }
+
+    /// Whether the stream carries the round's tables, so that a snapshot taken from now on and the stream have no gap between them.
+    pub(crate) fn is_admitted(&self, round: &RoundRecord) -> bool {
+        if !self.pipe.streams {
+            return true;
+        }
+        if self.waits_for_drain() {
+            return !self.stream_stands();
+        }
+        self.followed_revision().is_some_and(|followed| followed >= round.revision)
+    }
+
+    /// The revision that the stream says it follows.
+    fn followed_revision(&self) -> Option<u64> {
+        let (epoch, revision) = self.followed?;
+        self.assignment(epoch).filter(|held| !held.draining).map(|_| revision)
+    }
+
+    /// Whether nobody carries what was taken out any more.
+    pub(crate) fn stream_follows(&self) -> bool {
+        !self.stream_wanted() || self.followed_revision() == Some(self.pipe.revision)
+    }
+
+    /// A snapshot is open: the tables that are to be read under it are cut.
+    pub(crate) fn open_snapshot(
+        &mut self,
+        number: u32,
+        point: Lsn,
+        sizes: &[TableSize],
+        worker: &WorkerId,
+        now: Timestamp,
+    ) {
+        let first_of_slot = self.pipe.slot.as_ref().is_none_or(|slot| slot.consistent_point >= point);
+        let unfinished: Vec<TableId> = self
+            .round_tables(number)
+            .filter(|table| matches!(table.state, TableState::Waiting | TableState::Copying))
+            .map(|table| table.id)
+            .collect();
+        for id in &unfinished {
+            let Some(table) = self.table_mut(*id) else { continue };
+            let table = &mut table.record;
+            table.goal = point;
+            if table.state == TableState::Waiting {
+                table.begins = point;
+            }
+            // What is copied from now on may be younger than the stream.
+            if let Some(definition) = table.definition.as_mut().filter(|_| !first_of_slot) {
+                definition.distrusted_until = definition.distrusted_until.max(point);
+            }
+        }
+        self.cut_tables(number, sizes, worker, now);
+    }
+
+    /// Cuts every table of the round that was not cut yet; one that could not be measured is set aside.
+    fn cut_tables(&mut self, number: u32, sizes: &[TableSize], worker: &WorkerId, now: Timestamp) {
+        let rows_per_partition = self.pipe.spec.settings.snapshot_rows_per_partition;
+        let uncut: Vec<(TableId, Option<TableSize>)> = self
+            .round_tables(number)
+            .filter(|table| !table.cut)
+            .map(|table| {
+                (table.id, sizes.iter().find(|size| &size.table == table.source()).cloned())
+            })
+            .collect();
+        for (id, size) in uncut {
+            let Some(size) = size else {
+                // Without partitions it would wait for ever, and the pipe with it.
+                let Some(source) = self.table(id).map(|table| table.record.source().clone()) else { continue };
+                let problem = Problem::operator(
+                    "SOURCE_TABLE_MISSING",
+                    "the table went away between the checks and the copy",
+                    "bring it back under its name and run `millrace pipe retry`, or take it out of the pipe",
+                );
+                self.set_aside(id, problem.of_table(&source), Actor::Worker(worker.clone()), now);
+                continue;
+            };
+            let ranges =
+                millrace_scheduler::partition::cut(size.pages, size.estimated_rows, rows_per_partition);
+            let partitions =
+                (0..).zip(ranges).map(|(number, range)| PartitionRecord { number, range, done: None });
+            self.set_partitions(id, partitions.collect());
+            if let Some(table) = self.table_mut(id) {
+                table.record.cut = true;
+                table.record.rows_estimated = size.estimated_rows;
+                if let Some(definition) = &mut table.record.definition {
+                    definition.file_node = size.file_node;
+                }
+            }
+        }
+    }
+
+    /// The snapshot is gone with its session. A pipe with a stream goes on under a later one, since the stream brings what changed in between
+    /// (design, "A copy that survives"); one without must begin its copy anew, or rows that moved between partitions would be lost.
+    pub(crate) fn lose_snapshot(&mut self, epoch: Epoch, now: Timestamp) {
+        let holds = |round: &&mut RoundRecord| {
+            round.snapshot.as_ref().is_some_and(|snapshot| snapshot.epoch == epoch)
+        };
+        let Some(round) = self.pipe.rounds.iter_mut().find(holds) else { return };
+        round.snapshot = None;
+        let number = round.number;
+        self.touch_pipe();
+        let tables: Vec<TableId> = self.round_tables(number).map(|table| table.id).collect();
+        if self.pipe.spec.mode.follows() {
+            tables.into_iter().for_each(|id| self.interrupt_append_only(id, now));
+            return;
+        }
+        self.note(
+            "the session that held the snapshot ended; without a stream of changes the copy begins anew",
+            Actor::Coordinator,
+            now,
+        );
+        if let Some(round) = self.round_mut(number) {
+            round.clear = true;
+        }
+        self.release_all(|task| matches!(task, Task::Copy { table, .. } if tables.contains(table)));
+        for id in tables {
+            self.advance_table(id, TableEvent::CopyVoided, Actor::Coordinator, now);
+            let partitions = self.table(id).map(|table| table.partitions.clone()).unwrap_or_default();
+            let voided = partitions.into_iter().map(|partition| PartitionRecord { done: None, ..partition });
+            self.set_partitions(id, voided.collect());
+        }
+    }
+
+    /// Leaves a table out, with its reason, while the others go on.
+    pub(crate) fn set_aside(&mut self, id: TableId, problem: Problem, actor: Actor, now: Timestamp) {
+        let Some(table) = self.table_mut(id) else { return };
+        if !table.record.state.is_active() {
+            return;
+        }
+        table.record.problem = Some(problem.clone());
+        table.record.failures += 1;
+        let failures = table.record.failures;
+        self.advance_table(id, TableEvent::Broke, actor.clone(), now);
+        self.release_all(|task| matches!(task, Task::Copy { table, .. } if *table == id));
+        self.note_problem(problem.clone(), actor.clone(), now);
+        self.revise();
+        if problem.recovery == Recovery::Retry && failures < FAILURES {
+            self.copy_anew(id, failures, now);
+        }
+        if self.active().next().is_none() {
+            self.break_down(problem, actor, now);
+        } else {
+            self.conclude(actor, now);
+        }
+    }
+
+    /// Begins to copy a table into another, which takes its place in the end; one that was on its way to that place already is given up.
+    pub(crate) fn copy_anew(&mut self, id: TableId, failures: u32, now: Timestamp) {
+        let Some(table) = self.table(id).map(|table| table.record.clone()) else { return };
+        let original = table.replaces.unwrap_or(id);
+        let purpose = table.round.and_then(|number| self.round(number)).map(|round| round.purpose);
+        let purpose = purpose.filter(|purpose| purpose.replaces()).unwrap_or(Purpose::Tables);
+        self.give_up_successor(original);
+        let successor = self.add_table(table.spec, Some(original), now);
+        if let Some(table) = self.table_mut(successor) {
+            table.record.failures = failures;
+        }
+        self.begin_round(purpose, &[successor]);
+    }
+
+    /// Drops what was to take a table's place.
+    pub(crate) fn give_up_successor(&mut self, original: TableId) {
+        while let Some(successor) = self.successor(original).map(|table| table.record.clone()) {
+            self.release_all(|task| matches!(task, Task::Copy { table, .. } if *table == successor.id));
+            self.pipe.garbage.push(successor.written);
+            self.forget_table(successor.id);
+            self.revise();
+        }
+    }
+
+    /// A table that was copied anew has taken the place of the one before.
+    pub(crate) fn swapped(&mut self, id: TableId, actor: &Actor, now: Timestamp) -> Option<()> {
+        let table = self.table(id)?.record.clone();
+        let original = table.replaces?;
+        if table.state != TableState::Swapping {
+            return None;
+        }
+        self.pipe.garbage.push(millrace_model::work::Swap::retired_name(&table.written));
+        self.advance_table(original, TableEvent::Removed, actor.clone(), now);
+        self.forget_table(original);
+        let table = &mut self.table_mut(id)?.record;
+        table.replaces = None;
+        table.round = None;
+        table.written.clone_from(&table.spec.target);
+        let for_good = !self.pipe.spec.mode.follows();
+        let event = if for_good { TableEvent::SwappedForGood } else { TableEvent::SwappedBeforeStream };
+        self.advance_table(id, event, actor.clone(), now);
+        self.revise();
+        Some(())
+    }
+
+    /// The pipe cannot go on.
+    pub(crate) fn break_down(&mut self, problem: Problem, actor: Actor, now: Timestamp) {
+        self.note_problem(problem.clone(), actor.clone(), now);
+        if self.advance(PipeEvent::Broke, problem.message.clone(), actor, now).is_ok() {
+            self.pipe.failure = Some(problem);
+        }
+    }
+
+    /// Draws the conclusions from what is done by now: for each round, then for the pipe.
+    pub(crate) fn conclude(&mut self, actor: Actor, now: Timestamp) {
+        if self.pipe.deleting {
+            return;
+        }
+        let rounds: Vec<u32> = self.pipe.rounds.iter().map(|round| round.number).collect();
+        rounds.into_iter().for_each(|number| self.conclude_round(number, &actor, now));
+        self.conclude_pipe(&actor, now);
+    }
+
+    fn conclude_round(&mut self, number: u32, actor: &Actor, now: Timestamp) {
+        let Some((purpose, phase)) = self.round(number).map(|round| (round.purpose, round.phase)) else { return };
+        if phase == Phase::Copy {
+            let for_good = !self.pipe.spec.mode.follows();
+            let copied = |table: &TableRecord| {
+                let found = self.table(table.id);
+                table.cut
+                    && table.state == TableState::Copying
+                    && found.is_some_and(|table| table.progress.done as usize == table.partitions.len())
+            };
+            let copied: Vec<TableId> =
+                self.round_tables(number).filter(|table| copied(table)).map(|table| table.id).collect();
+            let event = if for_good { TableEvent::CopiedForGood } else { TableEvent::CopiedBeforeStream };
+            for id in copied {
+                self.advance_table(id, event, actor.clone(), now);
+                self.revise();
+            }
+        }
+        let states: Vec<(TableId, TableState)> =
+            self.round_tables(number).map(|table| (table.id, table.state)).collect();
+        let all = |is_so: fn(TableState) -> bool| states.iter().all(|(_, state)| is_so(*state));
+        if all(TableState::is_copied) {
+            self.release_all(|task| *task == Task::Snapshot { round: number });
+            if let Some(round) = self.round_mut(number) {
+                round.snapshot = None;
+            }
+        }
+        let over = states.is_empty() || !purpose.replaces() && all(TableState::is_copied);
+        let up_to_date = |state| matches!(state, TableState::Streaming | TableState::Completed);
+        if over {
+            self.end_round(number);
+        } else if phase == Phase::Copy && purpose.replaces() && all(up_to_date) {
+            if let Some(round) = self.round_mut(number) {
+                round.phase = Phase::Swap;
+            }
+            for (id, _) in states {
+                self.advance_table(id, TableEvent::SwapBegun, actor.clone(), now);
+            }
+            self.revise();
+        }
+    }
+
+    fn end_round(&mut self, number: u32) {
+        self.release_all(|task| task.round() == Some(number));
+        self.pipe.rounds.retain(|round| round.number != number);
+        for id in self.ids(|table| table.round == Some(number)) {
+            if let Some(table) = self.table_mut(id) {
+                table.record.round = None;
+            }
+        }
+        self.touch_pipe();
+    }
+
+    /// Whether the pipe as a whole has something to copy.
+    pub(crate) fn has_copies(&self) -> bool {
+        self.pipe.rounds.iter().any(|round| round.purpose != Purpose::Tables && round.phase < Phase::Swap)
+    }
+
+    fn conclude_pipe(&mut self, actor: &Actor, now: Timestamp) {
+        let follows = self.pipe.spec.mode.follows();
+        let unfinished = |state| matches!(state, TableState::Waiting | TableState::Copying);
+        if follows
+            && !self.pipe.streams
+            && self.pipe.slot.is_some()
+            && !self.active().any(|table| unfinished(table.state))
+            && matches!(self.pipe.state, PipeState::Setup | PipeState::Snapshot)
+        {
+            self.pipe.streams = true;
+            self.revise();
+        }
+        // Each arm names an event that its state allows, so none of them can be refused.
+        let (event, cause) = match self.pipe.state {
+            PipeState::Setup => {
+                let described = |round: &RoundRecord| {
+                    round.purpose == Purpose::Tables || round.phase >= Phase::Copy
+                };
+                if !self.pipe.rounds.iter().all(described) {
+                    return;
+                }
+                let cause = if follows {
+                    "destination tables and publication stand".to_owned()
+                } else {
+                    "destination tables stand".to_owned()
+                };
+                let copies = self.pipe.spec.mode.copies();
+                (if copies { PipeEvent::SetUp } else { PipeEvent::SetUpForChanges }, cause)
+            }
+            PipeState::Snapshot => {
+                if self.has_copies() {
+                    return;
+                }
+                let swaps = |round: &RoundRecord| round.purpose == Purpose::Resync;
+                let cause = match self.active().count() {
+                    1 => "the table is copied".to_owned(),
+                    tables => format!("{tables} tables copied"),
+                };
+                if self.pipe.rounds.iter().any(swaps) {
+                    self.revise();
+                    (PipeEvent::ReadyToSwap, "the new copies are complete and up to date".to_owned())
+                } else if follows {
+                    (PipeEvent::CopiedBeforeStream, cause)
+                } else if self.tables.iter().all(|table| table.record.state.is_copied()) {
+                    (PipeEvent::CopiedForGood, cause)
+                } else {
+                    // A snapshot-only pipe with a table set aside is not complete (rulings 11).
+                    return;
+                }
+            }
+            PipeState::Resync => {
+                if self.pipe.rounds.iter().any(|round| round.purpose == Purpose::Resync) {
+                    return;
+                }
+                let otherwise = if follows { PipeState::Running } else { PipeState::Completed };
+                let back_to = self.pipe.back_to.unwrap_or(otherwise);
+                if back_to == PipeState::Paused && self.stream_stands() {
+                    return self.drain_stream();
+                }
+                (PipeEvent::Swapped { back_to }, "the new tables are in place".to_owned())
+            }
+            PipeState::Modifying => {
+                if self.pipe.publication_due || !self.stream_follows() {
+                    return;
+                }
+                self.forget_removed();
+                let before = self.pipe.back_to.unwrap_or(PipeState::Running);
+                let back_to = match before {
+                    PipeState::Running | PipeState::Snapshot if self.has_copies() || !follows => {
+                        PipeState::Snapshot
+                    }
+                    PipeState::Snapshot if !self.pipe.streams => PipeState::Snapshot,
+                    PipeState::Snapshot => PipeState::Running,
+                    other => other,
+                };
+                (PipeEvent::Modified { back_to }, "the tables are taken out".to_owned())
+            }
+            PipeState::Pausing => {
+                if follows || self.assignments().next().is_some() {
+                    return;
+                }
+                (PipeEvent::Drained, "no copy is under way any more".to_owned())
+            }
+            PipeState::Provisioning
+            | PipeState::Running
+            | PipeState::Paused
+            | PipeState::Completed
+            | PipeState::Failed => return,
+        };
+        if self.advance(event, cause, actor.clone(), now).is_ok() {
+            // The new state may be over, too.
+            self.conclude_pipe(actor, now);
+        }
+    }
+
+    /// Tables that were taken out are gone for good.
+    fn forget_removed(&mut self) {
+        for id in self.ids(|table| table.state == TableState::Removed) {
+            self.give_up_successor(id);
+            if let Some(table) = self.table(id).filter(|table| table.record.replaces.is_some()) {
+                let written = table.record.written.clone();
+                self.pipe.garbage.push(written);
+            }
+            self.forget_table(id);
+        }
+    }
+}
