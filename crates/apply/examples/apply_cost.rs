@@ -154,6 +154,7 @@ fn table() -> StreamTable {
         distrusted_until: Lsn::ZERO,
         held: Vec::new(),
         active: true,
+        begins: millrace_model::Lsn::ZERO,
     }
 }
 

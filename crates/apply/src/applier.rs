@@ -32,8 +32,10 @@ pub struct Applier {
     tables: Vec<Table>,
     metadata: MetadataColumns,
     bindings: Bindings,
-    /// Commit time of the open transaction.
-    open: Option<Timestamp>,
+    /// The open transaction.
+    open: Option<Open>,
+    /// Of a change of several tables that must be given again: the first of them that has not taken it in.
+    remaining: Option<usize>,
     /// The transaction in progress whose block is being received.
     block: Option<u32>,
     committed: Lsn,
@@ -195,6 +197,7 @@ impl Applier {
             metadata: metadata.clone(),
             bindings: Bindings::default(),
             open: None,
+            remaining: None,
             block: None,
             committed: Lsn::ZERO,
             waiting: Vec::new(),
@@ -240,7 +243,7 @@ impl Applier {
     /// # Errors
     /// As [`Applier::apply`].
     pub fn replay(&mut self, lsn: Lsn, payload: &[u8], commit: &Commit) -> Result<Step, ApplyError> {
-        self.open = Some(commit.commit_time);
+        self.open = Some(Open { commit_time: commit.commit_time, commit_lsn: commit.commit_lsn });
         let message = decode(payload, &IN_BLOCK).map_err(|source| ApplyError::Decode { lsn, source })?;
         self.body(lsn, message.body)
     }
@@ -261,7 +264,8 @@ impl Applier {
             }
             Body::Delete(Delete { relation, old }) => self.change(lsn, kind, relation, Change::Delete(old)),
             Body::Begin(begin) => {
-                if self.open.replace(begin.commit_time).is_some() {
+                let open = Open { commit_time: begin.commit_time, commit_lsn: begin.final_lsn };
+                if self.open.replace(open).is_some() {
                     return Err(ApplyError::NestedTransaction { lsn });
                 }
                 Ok(Step::Ignored)
@@ -427,17 +431,11 @@ impl Applier {
         let Some(held) = self.tables.get_mut(table.0) else { return Ok(()) };
         *held = Table::new(stream, &self.metadata);
         for binding in &mut self.bindings.list {
-            let (index, relation) = match binding {
-                Binding::Bound(index, _, relation) | Binding::Changed(index, relation)
-                    if *index == table.0 =>
-                {
-                    (*index, relation.clone())
-                }
-                _ => continue,
-            };
-            let problem = match Layout::match_up(&relation, &held.stream, left_out) {
+            let relation = &binding.relation;
+            let Some(lane) = binding.lanes.iter_mut().find(|lane| lane.index == table.0) else { continue };
+            let problem = match Layout::match_up(relation, &held.stream, left_out) {
                 Ok(layout) => {
-                    *binding = Binding::Bound(index, layout, relation);
+                    lane.layout = Some(layout);
                     continue;
                 }
                 Err(Mismatch::Columns(changes)) => {
@@ -449,6 +447,35 @@ impl Applier {
             return Err(problem);
         }
         Ok(())
+    }
+
+    /// Carries a further table from here on; several may have one source.
+    ///
+    /// # Errors
+    /// It does not fit what the stream has said of its source; it is set aside.
+    pub fn add(&mut self, stream: StreamTable) -> (TableIndex, Result<(), Box<Problem>>) {
+        let index = self.tables.len();
+        let mut table = Table::new(stream, &self.metadata);
+        let mut result = Ok(());
+        for binding in &mut self.bindings.list {
+            match Lane::new(index, &binding.relation, &table.stream) {
+                None => {}
+                Some(Ok(lane)) => binding.lanes.push(lane),
+                Some(Err(problem)) => {
+                    table.stream.active = false;
+                    result = Err(problem);
+                }
+            }
+        }
+        self.tables.push(table);
+        (TableIndex(index), result)
+    }
+
+    /// The destination's rows of the table may be younger than the stream up to here, and no further.
+    pub fn trust_from(&mut self, table: TableIndex, lsn: Lsn) {
+        if let Some(table) = self.tables.get_mut(table.0) {
+            table.stream.distrusted_until = lsn;
+        }
     }
 
     /// Whether a table's changes are carried.
@@ -464,95 +491,101 @@ impl Applier {
         relation: u32,
         change: Change<'_>,
     ) -> Result<Step, ApplyError> {
-        let Some(commit_time) = self.open else { return Err(ApplyError::NoTransaction { lsn, kind }) };
+        let Some(open) = self.open else { return Err(ApplyError::NoTransaction { lsn, kind }) };
         let Some(binding) = self.bindings.find(relation) else {
             return Err(ApplyError::UnknownRelation { lsn, oid: relation });
         };
-        let (index, layout, relation) = match binding {
-            Binding::Ignored => return Ok(Step::Ignored),
-            Binding::Bound(index, layout, relation) => (index, layout, relation),
-            Binding::Changed(index, _) if !self.tables[*index].stream.active => return Ok(Step::Ignored),
-            Binding::Changed(index, relation) => {
-                return Ok(Step::SchemaChanged { table: TableIndex(*index), relation: relation.clone() });
+        let mut step = Step::Ignored;
+        let mut refused = Vec::new();
+        let first = self.remaining.take().unwrap_or(0);
+        for (number, lane) in binding.lanes.iter().enumerate().skip(first) {
+            let (index, table) = (TableIndex(lane.index), &mut self.tables[lane.index]);
+            if !table.stream.active || open.commit_lsn < table.stream.begins {
+                continue;
             }
-        };
-        let table = &mut self.tables[*index];
-        if !table.stream.active {
-            return Ok(Step::Ignored);
-        }
-        for tuple in change.tuples().into_iter().flatten() {
-            if tuple.len() != layout.cells.len() {
-                return Err(ApplyError::CellCount {
-                    lsn,
-                    table: table.stream.definition.name.clone(),
-                    expected: layout.cells.len(),
-                    found: tuple.len(),
-                });
-            }
-        }
-        if !table.stream.held.is_empty() {
-            let rows = match change {
-                Change::Update(Some(old), new) if crate::table::moved(layout, old, new) => 2,
-                _ => 1,
+            let Some(layout) = &lane.layout else {
+                self.remaining = Some(number);
+                return Ok(Step::SchemaChanged { table: index, relation: binding.relation.clone() });
             };
-            // Rows of one record share their position, and the first of them were written first.
-            if table.holds(lsn, rows) {
-                return Ok(Step::Ignored);
+            for tuple in change.tuples().into_iter().flatten() {
+                if tuple.len() != layout.cells.len() {
+                    return Err(ApplyError::CellCount {
+                        lsn,
+                        table: table.stream.definition.name.clone(),
+                        expected: layout.cells.len(),
+                        found: tuple.len(),
+                    });
+                }
+            }
+            if !table.stream.held.is_empty() {
+                let rows = match change {
+                    Change::Update(Some(old), new) if crate::table::moved(layout, old, new) => 2,
+                    _ => 1,
+                };
+                // Rows of one record share their position, and the first of them were written first.
+                if table.holds(lsn, rows) {
+                    continue;
+                }
+            }
+            let rows = table.rows();
+            let written = match change {
+                Change::Insert(new) => table.insert(layout, lsn, new),
+                Change::Update(old, new) => table.update(layout, lsn, old, new),
+                Change::Delete(old) => table.delete(layout, lsn, old),
+            };
+            if rows == 0 && table.rows() > 0 {
+                self.waiting.push(lane.index);
+            }
+            self.rows += table.rows() - rows;
+            self.bytes += table.growth();
+            let written = match written {
+                Ok(written) => written,
+                // The description does not say whether a column is NOT NULL; only a row shows that it no longer is.
+                Err(problem) if problem.code == problem::COLUMN_BECAME_NULLABLE => {
+                    self.remaining = Some(number);
+                    return Ok(Step::SchemaChanged { table: index, relation: binding.relation.clone() });
+                }
+                Err(problem) => {
+                    table.stream.active = false;
+                    refused.push((index, *problem));
+                    continue;
+                }
+            };
+            self.incomplete += usize::from(written != Written::Whole);
+            self.changes += 1;
+            let commits = self
+                .commits
+                .get_or_insert(CommitTimes { oldest: open.commit_time, newest: open.commit_time });
+            commits.oldest = commits.oldest.min(open.commit_time);
+            commits.newest = commits.newest.max(open.commit_time);
+            if written == Written::FirstIncomplete {
+                step = Step::Apart;
+            } else if step == Step::Ignored {
+                step = Step::Buffered;
             }
         }
-        let rows = table.rows();
-        let written = match change {
-            Change::Insert(new) => table.insert(layout, lsn, new),
-            Change::Update(old, new) => table.update(layout, lsn, old, new),
-            Change::Delete(old) => table.delete(layout, lsn, old),
-        };
-        if rows == 0 && table.rows() > 0 {
-            self.waiting.push(*index);
-        }
-        self.rows += table.rows() - rows;
-        self.bytes += table.growth();
-        let written = match written {
-            Ok(written) => written,
-            // The description does not say whether a column is NOT NULL; only a row shows that it no longer is.
-            Err(problem) if problem.code == problem::COLUMN_BECAME_NULLABLE => {
-                return Ok(Step::SchemaChanged { table: TableIndex(*index), relation: relation.clone() });
-            }
-            Err(problem) => {
-                table.stream.active = false;
-                return Ok(Step::SetAside(vec![(TableIndex(*index), *problem)]));
-            }
-        };
-        self.incomplete += usize::from(written != Written::Whole);
-        self.changes += 1;
-        let commits = self.commits.get_or_insert(CommitTimes { oldest: commit_time, newest: commit_time });
-        commits.oldest = commits.oldest.min(commit_time);
-        commits.newest = commits.newest.max(commit_time);
-        Ok(if written == Written::FirstIncomplete { Step::Apart } else { Step::Buffered })
+        if refused.is_empty() { Ok(step) } else { Ok(Step::SetAside(refused)) }
     }
 
     /// Matches a relation with the tables by oid and by name: a table that was renamed, dropped and made again, or given the
     /// name of another shows in one of the two.
     fn relation(&mut self, relation: &Relation) -> Step {
-        let mut binding = Binding::Ignored;
+        let mut lanes = Vec::new();
         let mut refused = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
-            let definition = &table.stream.definition;
-            let ours = definition.oid == relation.oid
-                || (definition.name.schema == relation.schema && definition.name.name == relation.name);
-            if !ours || !table.stream.active {
+            if !table.stream.active {
                 continue;
             }
-            match Layout::match_up(relation, &table.stream, &[]) {
-                Ok(layout) => binding = Binding::Bound(index, layout, Box::new(relation.clone())),
-                // What was rolled back since is never used, so nothing is done about it before it is.
-                Err(Mismatch::Columns(_)) => binding = Binding::Changed(index, Box::new(relation.clone())),
-                Err(Mismatch::Final(problem)) => {
+            match Lane::new(index, relation, &table.stream) {
+                None => {}
+                Some(Ok(lane)) => lanes.push(lane),
+                Some(Err(problem)) => {
                     table.stream.active = false;
                     refused.push((TableIndex(index), *problem));
                 }
             }
         }
-        self.bindings.insert(relation.oid, binding);
+        self.bindings.insert(relation.oid, Binding { relation: Box::new(relation.clone()), lanes });
         if refused.is_empty() { Step::Ignored } else { Step::SetAside(refused) }
     }
 
@@ -565,11 +598,8 @@ impl Applier {
             let Some(binding) = self.bindings.get(oid) else {
                 return Err(ApplyError::UnknownRelation { lsn, oid });
             };
-            if let Binding::Bound(index, ..) | Binding::Changed(index, _) = binding
-                && self.is_active(TableIndex(*index))
-            {
-                tables.push(TableIndex(*index));
-            }
+            let lanes = binding.lanes.iter().map(|lane| TableIndex(lane.index));
+            tables.extend(lanes.filter(|table| self.is_active(*table)));
         }
         Ok(if tables.is_empty() { Step::Ignored } else { Step::Truncate { tables, lsn } })
     }
@@ -603,14 +633,40 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Where a relation's changes go.
-enum Binding {
-    /// Nowhere.
-    Ignored,
-    /// To this table, in this way.
-    Bound(usize, Layout, Box<Relation>),
-    /// To this table, which does not fit any more.
-    Changed(usize, Box<Relation>),
+/// The open transaction.
+#[derive(Clone, Copy)]
+struct Open {
+    commit_time: Timestamp,
+    /// Where its commit record begins.
+    commit_lsn: Lsn,
+}
+
+/// Where a relation's changes go: to no table, to one, or to one and the copy that is to take its place.
+struct Binding {
+    relation: Box<Relation>,
+    lanes: Vec<Lane>,
+}
+
+/// One table's way from a relation's cells to its columns.
+struct Lane {
+    index: usize,
+    /// Absent while the table does not fit what the stream says of it.
+    layout: Option<Layout>,
+}
+
+impl Lane {
+    /// `None` where the relation is another's; an error where the table cannot go on.
+    fn new(index: usize, relation: &Relation, table: &StreamTable) -> Option<Result<Self, Box<Problem>>> {
+        let definition = &table.definition;
+        let ours = definition.oid == relation.oid
+            || (definition.name.schema == relation.schema && definition.name.name == relation.name);
+        ours.then(|| match Layout::match_up(relation, table, &[]) {
+            Ok(layout) => Ok(Self { index, layout: Some(layout) }),
+            // What was rolled back since is never used, so nothing is done about it before it is.
+            Err(Mismatch::Columns(_)) => Ok(Self { index, layout: None }),
+            Err(Mismatch::Final(problem)) => Err(problem),
+        })
+    }
 }
 
 /// Relations that the session has described. Changes come in runs of one relation, so the last one found is kept at hand.

@@ -34,6 +34,8 @@ pub struct StreamTable {
     pub held: Vec<(u64, u64)>,
     /// Whether changes are carried; those of a table that is set aside are not.
     pub active: bool,
+    /// Changes of transactions whose commit record begins before this are left out: the table's copy holds them.
+    pub begins: Lsn,
 }
 
 impl StreamTable {

@@ -79,6 +79,7 @@ pub fn classify(error: &Error) -> Problem {
         Error::Facts { source, .. }
         | Error::CreateDatabase { source, .. }
         | Error::DropDatabase { source, .. }
+        | Error::Swap { source, .. }
         | Error::Describe { source, .. }
         | Error::Create { source, .. }
         | Error::Insert { source, .. }

@@ -365,7 +365,7 @@ impl Destination {
         result.map_err(|source| Error::Create { table: target.table.clone(), source })
     }
 
-    async fn existing(&self, table: &TableRef) -> Result<Option<ExistingTable>, Error> {
+    pub(crate) async fn existing(&self, table: &TableRef) -> Result<Option<ExistingTable>, Error> {
         let found = self.existing_tables([table]).await;
         let mut found = found.map_err(|source| Error::Describe { table: table.clone(), source })?;
         Ok(found.remove(table))

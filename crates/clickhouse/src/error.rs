@@ -57,6 +57,14 @@ pub enum Error {
         /// What the exchange came to.
         source: Failure,
     },
+    /// Giving a table the place of another.
+    #[error("cannot swap in table {table}")]
+    Swap {
+        /// The table.
+        table: TableRef,
+        /// What the exchange came to.
+        source: Failure,
+    },
     /// Reading a table's definition.
     #[error("cannot look up table {table}")]
     Describe {

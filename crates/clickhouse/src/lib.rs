@@ -17,6 +17,7 @@ mod error;
 mod inspection;
 mod lookup;
 mod quoting;
+mod swap;
 mod table;
 
 pub use classification::{ERROR_CODES, classify};

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use millrace_lifecycle::{AssignmentRecord, PipeAggregate, Task};
 use millrace_model::WorkerId;
-use millrace_model::spec::ReplicationMode;
 use millrace_scheduler::plan::{HeldTask, Holder, OnLeave, PipeFacts, WantedTask, WorkerFacts};
 
 use crate::memory::Memory;
@@ -25,7 +24,7 @@ pub(crate) fn pipe_facts(pipe: &PipeAggregate, memory: &Memory, sessions: &Sessi
         task: held.task.clone(),
         holder: holder(held, sessions),
         draining: held.draining,
-        on_leave: on_leave(&held.task, record.spec.mode),
+        on_leave: on_leave(&held.task, record.spec.mode.follows()),
         counts_against_source: matches!(held.task, Task::Copy { .. }),
     });
     PipeFacts {
@@ -65,10 +64,10 @@ fn holder(held: &AssignmentRecord, sessions: &Sessions) -> Holder {
 }
 
 /// A snapshot that a stream stands behind can be taken anew by somebody else; without one the whole copy would begin again.
-fn on_leave(task: &Task, mode: ReplicationMode) -> OnLeave {
+fn on_leave(task: &Task, follows: bool) -> OnLeave {
     match task {
         Task::Stream => OnLeave::Drain,
-        Task::Snapshot if mode == ReplicationMode::Cdc => OnLeave::HandBack,
+        Task::Snapshot { .. } if follows => OnLeave::HandBack,
         _ => OnLeave::Finish,
     }
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use millrace_api::ProtocolError;
 use millrace_api::offer::OfferedTable;
+use millrace_api::proto::pipe::v1::SnapshotSettings;
 use millrace_api::worker::{CoordinatorMessage, InspectionSubject, WorkerMessage};
-use millrace_lifecycle::{Command, Refusal};
+use millrace_lifecycle::Refusal;
 use millrace_model::work::{Hello, TraceContext};
-use millrace_model::{PipeSpec, Problem};
+use millrace_model::{PipeSpec, Problem, TableName};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::directory::PipeView;
@@ -19,10 +21,12 @@ pub(crate) enum Input {
     /// A user wants something of a pipe.
     Command {
         name: String,
-        command: Command,
+        wish: Wish,
         trace: TraceContext,
         reply: oneshot::Sender<Result<Arc<PipeView>, Rejection>>,
     },
+    /// A user edits a pipe.
+    Edit { edit: Box<Edit>, trace: TraceContext, reply: oneshot::Sender<Result<Edited, Rejection>> },
     /// A worker has introduced itself.
     Connected {
         hello: Hello,
@@ -35,6 +39,37 @@ pub(crate) enum Input {
     Disconnected { session: SessionId },
     /// Somebody wants a source and destination looked at.
     Inspect { request: Inspection, reply: oneshot::Sender<Result<Inspected, NoWorker>> },
+}
+
+/// What a user wants of a pipe.
+pub(crate) enum Wish {
+    Pause,
+    Resume,
+    /// Copies these tables anew, or all where none is named.
+    Resync { tables: Vec<TableName>, settings: Option<SnapshotSettings> },
+    Retry(TableName),
+    Delete { drop_tables: bool },
+}
+
+/// An edit of a pipe's specification.
+pub(crate) struct Edit {
+    /// Names the pipe; an empty password stays as it is.
+    pub(crate) spec: PipeSpec,
+    /// The fields that are taken from it; all where none is named.
+    pub(crate) mask: Vec<String>,
+    /// The pipe must still have it, where it is not empty.
+    pub(crate) etag: String,
+    /// Whether tables may be copied anew.
+    pub(crate) resync: bool,
+    /// Says what would change and changes nothing.
+    pub(crate) dry_run: bool,
+}
+
+/// What became of an edit.
+pub(crate) struct Edited {
+    pub(crate) pipe: Arc<PipeView>,
+    /// What differs, in words.
+    pub(crate) differences: Vec<String>,
 }
 
 /// A pipe that was asked for.
@@ -51,6 +86,10 @@ pub(crate) enum Rejection {
     NotFound(String),
     #[error("a pipe named '{0}' exists with another specification")]
     Differs(String),
+    #[error("pipe '{0}' was edited meanwhile")]
+    EditedMeanwhile(String),
+    #[error("{0}")]
+    Invalid(ProtocolError),
     #[error("pipe '{name}': {refusal}")]
     Refused { name: String, refusal: Refusal },
     #[error("the decision could not be stored: {0}")]

@@ -59,6 +59,12 @@ impl Memory {
         self.trouble.remove(task).is_some()
     }
 
+    /// A user wants something: what troubled the pipe is tried again at once.
+    pub(crate) fn begin_anew(&mut self, trace: TraceContext) {
+        self.trace = trace;
+        self.trouble.clear();
+    }
+
     pub(crate) fn is_due(&self, task: &Task) -> bool {
         self.trouble.get(task).is_none_or(Trouble::due)
     }

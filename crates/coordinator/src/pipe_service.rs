@@ -1,5 +1,6 @@
 //! `PipeService`: records what users want and shows what became of it. It never does the work.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +13,16 @@ use millrace_api::proto::pipe::v1::pipe_service_server::PipeService;
 use millrace_api::worker::InspectionSubject;
 use millrace_api::{ProtocolError, status};
 use millrace_catalog::Catalog;
-use millrace_lifecycle::{Command, Refusal};
+use millrace_lifecycle::Refusal;
 use millrace_model::spec::PostgresSource;
-use millrace_model::{PipeSpec, Problem, Severity};
+use millrace_model::{PipeSpec, Problem, Severity, TableName};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::directory::{Directory, PipeView};
-use crate::input::{Input, Inspected, Inspection, Rejection};
+use crate::input::{Edit, Input, Inspected, Inspection, Rejection, Wish};
 use crate::view;
 
 /// A watcher hears of progress at most so often; of states and events at once.
@@ -67,10 +68,29 @@ impl<C: Catalog> Pipes<C> {
         answer.await.map_err(|_| status::shutting_down())?.map_err(rejected)
     }
 
-    async fn command(&self, name: String, command: Command) -> Result<pb::Pipe, Status> {
+    async fn command(&self, name: String, wish: Wish) -> Result<Option<pb::Pipe>, Status> {
         let trace = millrace_telemetry::inject_current();
-        let view = self.ask(|reply| Input::Command { name, command, trace, reply }).await?;
-        Ok(view.pipe.clone())
+        let view = self.ask(|reply| Input::Command { name, wish, trace, reply }).await?;
+        Ok(Some(view.pipe.clone()))
+    }
+
+    /// Has a worker look at the tables that an edit adds. Without a worker they wait, and say so.
+    async fn inspect_added(&self, spec: &PipeSpec) -> Result<Vec<Problem>, Status> {
+        let view = self.view(spec.name.as_str())?;
+        let known = view.pipe.spec.iter().flat_map(|known| &known.tables).map(|table| &table.source);
+        let known: BTreeSet<&String> = known.collect();
+        let mut added = spec.clone();
+        added.tables.retain(|table| !known.contains(&table.source.to_string()));
+        // The pipe has its slot.
+        added.settings.replication_slot_name = None;
+        if added.tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.inspect(InspectionSubject::Pipe(Box::new(added))).await? {
+            Some(inspected) if errors(&inspected.problems).is_empty() => Ok(inspected.problems),
+            Some(inspected) => Err(status::checks_failed(&errors(&inspected.problems))),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Lets a worker look. `None` where there is none.
@@ -108,6 +128,8 @@ fn rejected(rejection: Rejection) -> Status {
         Rejection::NotFound(name) => status::pipe_not_found(&name),
         Rejection::Differs(name) => status::pipe_exists(&name, &[]),
         Rejection::Refused { name, refusal } => refused(&name, &refusal),
+        Rejection::EditedMeanwhile(name) => status::edited_meanwhile(&name),
+        Rejection::Invalid(error) => status::invalid(&error),
         Rejection::Storage(error) => status::status(
             tonic::Code::Unavailable,
             "CATALOG_UNAVAILABLE",
@@ -124,6 +146,9 @@ fn refused(name: &str, refusal: &Refusal) -> Status {
             (command, state.to_string(), legal.iter().map(ToString::to_string).collect())
         }
         Refusal::Deleting { command } => (command, "being deleted".to_owned(), Vec::<String>::new()),
+        Refusal::Unfit { command, reason, remedy } => {
+            return status::unfit_command(name, &command.to_string(), reason, remedy);
+        }
     };
     let legal: Vec<&str> = legal.iter().map(String::as_str).collect();
     status::illegal_command(name, &command.to_string(), &state, &legal)
@@ -132,6 +157,11 @@ fn refused(name: &str, refusal: &Refusal) -> Status {
 fn spec(spec: Option<pb::PipeSpec>) -> Result<PipeSpec, Status> {
     let spec = spec.ok_or_else(|| status::invalid(&ProtocolError::at("spec", "missing")))?;
     PipeSpec::try_from(spec).map_err(|error| status::invalid(&error.within("spec")))
+}
+
+fn table_name(field: &str, text: &str) -> Result<TableName, Status> {
+    let parsed = text.parse::<TableName>();
+    parsed.map_err(|error| status::invalid(&ProtocolError::at(field, error.to_string())))
 }
 
 fn errors(problems: &[Problem]) -> Vec<Problem> {
@@ -215,21 +245,70 @@ impl<C: Catalog> PipeService for Pipes<C> {
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
-        let pipe = self.command(request.into_inner().name, Command::Delete).await?;
-        Ok(Response::new(pb::DeleteResponse { pipe: Some(pipe) }))
+        let pb::DeleteRequest { name, drop_tables } = request.into_inner();
+        let pipe = self.command(name, Wish::Delete { drop_tables }).await?;
+        Ok(Response::new(pb::DeleteResponse { pipe }))
     }
 
     async fn pause(&self, request: Request<pb::PauseRequest>) -> Result<Response<pb::PauseResponse>, Status> {
-        let pipe = self.command(request.into_inner().name, Command::Pause).await?;
-        Ok(Response::new(pb::PauseResponse { pipe: Some(pipe) }))
+        let pipe = self.command(request.into_inner().name, Wish::Pause).await?;
+        Ok(Response::new(pb::PauseResponse { pipe }))
     }
 
     async fn resume(
         &self,
         request: Request<pb::ResumeRequest>,
     ) -> Result<Response<pb::ResumeResponse>, Status> {
-        let pipe = self.command(request.into_inner().name, Command::Resume).await?;
-        Ok(Response::new(pb::ResumeResponse { pipe: Some(pipe) }))
+        let pipe = self.command(request.into_inner().name, Wish::Resume).await?;
+        Ok(Response::new(pb::ResumeResponse { pipe }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<pb::UpdateRequest>,
+    ) -> Result<Response<pb::UpdateResponse>, Status> {
+        let request = request.into_inner();
+        let spec = spec(request.spec)?;
+        let mask = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+        let tables = mask.is_empty() || mask.iter().any(|path| path == "tables");
+        let problems = if tables { self.inspect_added(&spec).await? } else { Vec::new() };
+        let edit = Edit {
+            spec,
+            mask,
+            etag: request.etag,
+            resync: request.allow_resync,
+            dry_run: request.validate_only,
+        };
+        let trace = millrace_telemetry::inject_current();
+        let edited = self.ask(|reply| Input::Edit { edit: Box::new(edit), trace, reply }).await?;
+        Ok(Response::new(pb::UpdateResponse {
+            pipe: Some(edited.pipe.pipe.clone()),
+            differences: edited.differences,
+            problems: problems_out(&problems),
+        }))
+    }
+
+    async fn resync(
+        &self,
+        request: Request<pb::ResyncRequest>,
+    ) -> Result<Response<pb::ResyncResponse>, Status> {
+        let request = request.into_inner();
+        let tables = request.tables.iter().enumerate();
+        let tables = tables.map(|(index, table)| table_name(&format!("tables[{index}]"), table));
+        let tables = tables.collect::<Result<_, _>>()?;
+        let pipe =
+            self.command(request.name, Wish::Resync { tables, settings: request.settings }).await?;
+        Ok(Response::new(pb::ResyncResponse { pipe }))
+    }
+
+    async fn retry_table(
+        &self,
+        request: Request<pb::RetryTableRequest>,
+    ) -> Result<Response<pb::RetryTableResponse>, Status> {
+        let request = request.into_inner();
+        let table = table_name("table", &request.table)?;
+        let pipe = self.command(request.name, Wish::Retry(table)).await?;
+        Ok(Response::new(pb::RetryTableResponse { pipe }))
     }
 
     async fn list_events(

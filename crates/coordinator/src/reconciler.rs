@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use millrace_api::edit::{merge, with_snapshot_settings};
 use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
 use millrace_catalog::Catalog;
 use millrace_lifecycle::aggregate::Order;
 use millrace_lifecycle::report::Aftermath;
-use millrace_lifecycle::{Actor, PipeAggregate, PipeChanges, Task};
+use millrace_lifecycle::{Actor, AssignmentRecord, PipeAggregate, PipeChanges, Task};
 use millrace_model::work::{Hello, Progress, Report, TraceContext};
 use millrace_model::{Epoch, PipeId, PipeSpec, Timestamp, WorkerId};
 use millrace_scheduler::plan::{Action, plan};
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::directory::{Directory, PipeView};
 use crate::facts;
-use crate::input::{ConnectRefusal, Created, Input, Rejection};
+use crate::input::{ConnectRefusal, Created, Edit, Edited, Input, Rejection, Wish};
 use crate::inspection::Inspections;
 use crate::memory::Memory;
 use crate::session::{SessionId, Sessions};
@@ -133,20 +134,18 @@ impl<C: Catalog> Reconciler<C> {
     fn take(&mut self, input: Input) {
         match input {
             Input::Create { spec, trace, reply } => self.create(*spec, trace, reply),
-            Input::Command { name, command, trace, reply } => {
-                let found = self.names.get(&name).cloned();
-                let pipe = found.as_ref().and_then(|id| self.pipes.get_mut(id));
-                let (Some(id), Some(pipe)) = (found, pipe) else {
-                    return answer(reply, Err(Rejection::NotFound(name)));
-                };
-                if let Err(refusal) = pipe.aggregate.command(command, now()) {
-                    return answer(reply, Err(Rejection::Refused { name, refusal }));
+            Input::Command { name, wish, trace, reply } => {
+                match self.carry_out(&name, wish, trace) {
+                    Ok(id) => self.reply_with_view(id, reply, |view| view),
+                    Err(rejection) => answer(reply, Err(rejection)),
                 }
-                pipe.memory.trace = trace;
-                pipe.memory.trouble.clear();
-                self.touch(&id);
-                self.reply_with_view(id, reply, |view| view);
             }
+            Input::Edit { edit, trace, reply } => match self.edit(*edit, trace) {
+                Ok((id, differences)) => {
+                    self.reply_with_view(id, reply, |pipe| Edited { pipe, differences });
+                }
+                Err(rejection) => answer(reply, Err(rejection)),
+            },
             Input::Connected { hello, outbound, reply } => self.connect(hello, outbound, reply),
             Input::Message { session, message } => self.message(session, *message),
             Input::Disconnected { session } => {
@@ -163,6 +162,58 @@ impl<C: Catalog> Reconciler<C> {
                 }
             }
         }
+    }
+
+    /// The pipe of a name, about to hear what a user wants.
+    fn named(&mut self, name: &str) -> Result<(PipeId, &mut Pipe), Rejection> {
+        let id = self.names.get(name).cloned();
+        let pipe = id.as_ref().and_then(|id| self.pipes.get_mut(id));
+        id.zip(pipe).ok_or_else(|| Rejection::NotFound(name.to_owned()))
+    }
+
+    fn carry_out(&mut self, name: &str, wish: Wish, trace: TraceContext) -> Result<PipeId, Rejection> {
+        let (id, pipe) = self.named(name)?;
+        let aggregate = &mut pipe.aggregate;
+        let done = match wish {
+            Wish::Pause => aggregate.pause(now()),
+            Wish::Resume => aggregate.resume(now()),
+            Wish::Retry(table) => aggregate.retry(&table, now()),
+            Wish::Delete { drop_tables } => aggregate.delete(drop_tables, now()),
+            Wish::Resync { tables, settings } => {
+                let spec = aggregate.pipe().spec.clone();
+                let spec = match settings {
+                    Some(settings) => with_snapshot_settings(&spec, &settings).map_err(Rejection::Invalid)?,
+                    None => spec,
+                };
+                aggregate.resync_with(spec, &tables, now())
+            }
+        };
+        done.map_err(|refusal| Rejection::Refused { name: name.to_owned(), refusal })?;
+        pipe.memory.begin_anew(trace);
+        self.touch(&id);
+        Ok(id)
+    }
+
+    fn edit(&mut self, edit: Edit, trace: TraceContext) -> Result<(PipeId, Vec<String>), Rejection> {
+        let name = edit.spec.name.as_str().to_owned();
+        let (id, pipe) = self.named(&name)?;
+        let record = pipe.aggregate.pipe();
+        if !edit.etag.is_empty() && edit.etag != view::etag(record) {
+            return Err(Rejection::EditedMeanwhile(name));
+        }
+        let spec = merge(&record.spec, edit.spec, &edit.mask).map_err(Rejection::Invalid)?;
+        let refused = |refusal| Rejection::Refused { name: name.clone(), refusal };
+        let difference = if edit.dry_run {
+            // What an edit would be refused for, it is refused for here too.
+            pipe.aggregate.clone().edit(spec, edit.resync, now()).map_err(refused)?
+        } else {
+            pipe.aggregate.edit(spec, edit.resync, now()).map_err(refused)?
+        };
+        if !difference.is_empty() && !edit.dry_run {
+            pipe.memory.begin_anew(trace);
+            self.touch(&id);
+        }
+        Ok((id, difference.in_words()))
     }
 
     fn create(
@@ -248,9 +299,14 @@ impl<C: Catalog> Reconciler<C> {
         };
         self.sessions.send(&id, welcome);
         // Draining assignments hear of it again: the order may have been lost with the connection.
-        for pipe in self.pipes.values() {
-            for assignment in pipe.aggregate.assignments().filter(|held| held.worker == id && held.draining) {
+        for pipe in self.pipes.values_mut() {
+            let holds = |held: &&AssignmentRecord| held.worker == id;
+            for assignment in pipe.aggregate.assignments().filter(holds).filter(|held| held.draining) {
                 self.sessions.send(&id, CoordinatorMessage::Drain(assignment.epoch));
+            }
+            // So may what its stream was to do differently; the order goes with this turn, as the pipe is touched.
+            if pipe.aggregate.assignments().any(|held| held.worker == id && held.task == Task::Stream) {
+                pipe.aggregate.repeat_amendment();
             }
         }
         self.wake_waiting();
@@ -305,7 +361,12 @@ impl<C: Catalog> Reconciler<C> {
                 pipe.memory.copies.remove(&epoch);
             }
         }
-        match pipe.aggregate.report(worker, epoch, report, now()) {
+        let revision = pipe.aggregate.pipe().last_event;
+        let followed = pipe.aggregate.followed_revision();
+        let outcome = pipe.aggregate.report(worker, epoch, report, now());
+        let pipe_decided = pipe.aggregate.pipe().last_event != revision
+            || pipe.aggregate.followed_revision() != followed;
+        match outcome {
             Err(stale) => {
                 tracing::warn!(worker.id = %worker, pipe.id = %id, assignment.epoch = %epoch, "{stale}");
                 self.sessions.send(worker, CoordinatorMessage::Revoke(epoch));
@@ -324,7 +385,8 @@ impl<C: Catalog> Reconciler<C> {
                 }
             }
         }
-        if progress_only {
+        // Most reports of progress decide nothing, and nothing has to be planned for them.
+        if progress_only && !pipe_decided {
             self.stale_views.insert(id);
         } else {
             self.touch(&id);
@@ -521,6 +583,7 @@ impl<C: Catalog> Reconciler<C> {
 fn message(order: Order) -> CoordinatorMessage {
     match order {
         Order::Assign(assignment) => CoordinatorMessage::Assign(assignment),
+        Order::Amend(assignment) => CoordinatorMessage::Amend(assignment),
         Order::Revoke(epoch) => CoordinatorMessage::Revoke(epoch),
         Order::Drain(epoch) => CoordinatorMessage::Drain(epoch),
         Order::Recorded(epoch, table) => CoordinatorMessage::Recorded { epoch, table },

@@ -8,8 +8,10 @@ use millrace_api::spec::without_secrets;
 use millrace_api::time::{duration, timestamp};
 use millrace_lifecycle::pipe::next_in_words;
 use millrace_lifecycle::record::EventKind;
-use millrace_lifecycle::{EventRecord, Health, PipeAggregate, PipeState, TableState, Task, command};
-use millrace_model::{Problem, Timestamp, WorkerId};
+use millrace_lifecycle::{
+    EventRecord, Health, PipeAggregate, PipeRecord, PipeState, PipeTable, TableState, Task, command,
+};
+use millrace_model::{Problem, TableId, Timestamp, WorkerId};
 
 use crate::directory::PipeView;
 use crate::memory::Memory;
@@ -22,8 +24,6 @@ const STALLED_AFTER: Duration = Duration::from_secs(60);
 pub(crate) fn pipe_view(pipe: &PipeAggregate, memory: &Memory) -> PipeView {
     let record = pipe.pipe();
     let (health, health_since, problem) = health(pipe, memory);
-    let cdc = record.spec.mode == millrace_model::spec::ReplicationMode::Cdc;
-    let publication = record.spec.settings.publication_name.clone();
     let status = pb::PipeStatus {
         state: state(record.state).into(),
         state_since: Some(timestamp(record.since)),
@@ -43,11 +43,7 @@ pub(crate) fn pipe_view(pipe: &PipeAggregate, memory: &Memory) -> PipeView {
         problem: problem.map(pb::Problem::from),
         deleting: record.deleting,
         slot_name: record.slot.as_ref().map(|slot| slot.name.clone()).unwrap_or_default(),
-        publication_name: if cdc {
-            publication.unwrap_or_else(|| record.id.publication_name())
-        } else {
-            String::new()
-        },
+        publication_name: if record.spec.mode.follows() { pipe.publication_name() } else { String::new() },
         consistent_point: record
             .slot
             .as_ref()
@@ -57,18 +53,23 @@ pub(crate) fn pipe_view(pipe: &PipeAggregate, memory: &Memory) -> PipeView {
         assignments: pipe.assignments().map(assignment).collect(),
         commands: command::legal_in(record.state, record.deleting).iter().map(ToString::to_string).collect(),
         tables_set_aside: count(
-            pipe.tables().filter(|(table, _, _)| table.state == TableState::SetAside).count(),
+            pipe.tables().filter(|table| table.record.state == TableState::SetAside).count(),
         ),
     };
     let pipe = pb::Pipe {
         id: record.id.to_string(),
-        etag: "1".to_owned(),
+        etag: etag(record),
         spec: Some(without_secrets(&record.spec)),
         status: Some(status),
         tables: tables(pipe, memory),
         created_at: Some(timestamp(record.created)),
     };
     PipeView { id: record.id.clone(), pipe, last_event: record.last_event, farewell: None }
+}
+
+/// Changes with every edit.
+pub(crate) fn etag(record: &PipeRecord) -> String {
+    record.generation.to_string()
 }
 
 /// Whether the pipe gets on, since when, and what is in the way.
@@ -88,9 +89,14 @@ fn health<'a>(pipe: &'a PipeAggregate, memory: &'a Memory) -> (Health, Timestamp
         let health = if stalled { Health::Stalled } else { Health::Degraded };
         return (health, trouble.since, Some(&trouble.problem));
     }
-    let set_aside = pipe.tables().find(|(table, _, _)| table.state == TableState::SetAside);
-    if let Some((table, _, _)) = set_aside {
-        return (Health::Degraded, table.since, table.problem.as_ref());
+    if let Some((stream, reported_at)) = &memory.stream
+        && let Some((_, problem)) = stream.held.first()
+    {
+        return (Health::Degraded, *reported_at, Some(problem));
+    }
+    let set_aside = pipe.tables().find(|table| table.record.state == TableState::SetAside);
+    if let Some(table) = set_aside {
+        return (Health::Degraded, table.record.since, table.record.problem.as_ref());
     }
     match memory.waiting {
         Some((_, since)) if pipe.assignments().next().is_none() => (Health::Degraded, since, None),
@@ -118,43 +124,61 @@ fn stream(pipe: &PipeAggregate, memory: &Memory) -> Option<pb::StreamStatus> {
 }
 
 fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
-    let mut running: BTreeMap<&millrace_model::TableName, (u64, u64)> = BTreeMap::new();
+    let mut running: BTreeMap<TableId, (u64, u64)> = BTreeMap::new();
     for held in pipe.assignments() {
         if let (Task::Copy { table, .. }, Some((rows, bytes))) = (&held.task, memory.copies.get(&held.epoch))
         {
-            let sum = running.entry(table).or_default();
+            let sum = running.entry(*table).or_default();
             sum.0 += rows;
             sum.1 += bytes;
         }
     }
-    let changes: BTreeMap<_, _> = memory
-        .stream
-        .iter()
-        .flat_map(|(stream, _)| stream.tables.iter().map(|(name, count)| (name, *count)))
-        .collect();
-    pipe.tables()
-        .map(|(table, progress, partitions)| {
-            let (rows, bytes) = running.get(&table.source).copied().unwrap_or_default();
-            pb::TableStatus {
-                source: table.source.to_string(),
-                target: table.target.clone(),
-                state: table_state(table.state).into(),
-                state_since: Some(timestamp(table.since)),
-                problem: table.problem.as_ref().map(pb::Problem::from),
-                rows_copied: progress.copied.rows + rows,
-                bytes_copied: progress.copied.bytes + bytes,
-                rows_estimated: table.rows_estimated,
-                partitions_done: progress.done,
-                partitions_total: partitions,
-                changes_applied: changes.get(&table.source).copied().unwrap_or(0),
-            }
+    let stream = memory.stream.as_ref().map(|(stream, _)| stream);
+    let changes: BTreeMap<TableId, u64> =
+        stream.iter().flat_map(|stream| stream.tables.iter().copied()).collect();
+    let held: BTreeMap<TableId, &Problem> =
+        stream.iter().flat_map(|stream| stream.held.iter().map(|(id, problem)| (*id, problem))).collect();
+    let status = |table: &PipeTable| {
+        let (record, progress) = (&table.record, table.progress);
+        let (rows, bytes) = running.get(&record.id).copied().unwrap_or_default();
+        pb::TableStatus {
+            source: record.source().to_string(),
+            target: record.written.clone(),
+            state: table_state(record.state).into(),
+            state_since: Some(timestamp(record.since)),
+            problem: record.problem.as_ref().map(pb::Problem::from),
+            rows_copied: progress.copied.rows + rows,
+            bytes_copied: progress.copied.bytes + bytes,
+            rows_estimated: record.rows_estimated,
+            partitions_done: progress.done,
+            partitions_total: count(table.partitions.len()),
+            changes_applied: changes.get(&record.id).copied().unwrap_or(0),
+            successor: None,
+            held: held.get(&record.id).map(|problem| pb::Problem::from(*problem)),
+        }
+    };
+    let successors: BTreeMap<TableId, &PipeTable> =
+        pipe.tables().filter_map(|table| Some((table.record.replaces?, table))).collect();
+    // In the order of the specification, whatever was copied anew.
+    let place = |table: &&PipeTable| {
+        let tables = &pipe.pipe().spec.tables;
+        tables.iter().position(|spec| &spec.source == table.record.source()).unwrap_or(usize::MAX)
+    };
+    let mut originals: Vec<&PipeTable> =
+        pipe.tables().filter(|table| table.record.replaces.is_none()).collect();
+    originals.sort_by_key(place);
+    originals
+        .into_iter()
+        .map(|table| pb::TableStatus {
+            successor: successors.get(&table.record.id).map(|successor| Box::new(status(successor))),
+            ..status(table)
         })
         .collect()
 }
 
 fn assignment(held: &millrace_lifecycle::AssignmentRecord) -> pb::AssignmentStatus {
     let detail = match &held.task {
-        Task::Copy { table, partition } => format!("{table} partition {partition}"),
+        Task::Copy { source, partition, .. } => format!("{source} partition {partition}"),
         _ => String::new(),
     };
     pb::AssignmentStatus {
@@ -227,6 +251,8 @@ fn state(state: PipeState) -> pb::PipeState {
         PipeState::Running => pb::PipeState::Running,
         PipeState::Pausing => pb::PipeState::Pausing,
         PipeState::Paused => pb::PipeState::Paused,
+        PipeState::Modifying => pb::PipeState::Modifying,
+        PipeState::Resync => pb::PipeState::Resync,
         PipeState::Completed => pb::PipeState::Completed,
         PipeState::Failed => pb::PipeState::Failed,
     }
@@ -239,7 +265,9 @@ fn table_state(state: TableState) -> pb::TableState {
         TableState::CatchingUp => pb::TableState::CatchingUp,
         TableState::Streaming => pb::TableState::Streaming,
         TableState::Completed => pb::TableState::Completed,
+        TableState::Swapping => pb::TableState::Swapping,
         TableState::SetAside => pb::TableState::SetAside,
+        TableState::Removed => pb::TableState::Removed,
     }
 }
 

@@ -133,9 +133,9 @@ fn table_changes(old: &TableSpec, new: &TableSpec) -> Vec<&'static str> {
     changes.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect()
 }
 
-/// One line, such as `adds public.a; removes public.b; resyncs for sortingKeys of public.c; changes syncInterval`.
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Difference {
+    /// One sentence for each thing that differs.
+    pub fn in_words(&self) -> Vec<String> {
         let names = |tables: &[TableName]| {
             tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
@@ -156,9 +156,14 @@ impl fmt::Display for Difference {
         for (what, remedy) in &self.refused {
             parts.push(format!("{what}: {remedy}"));
         }
-        if parts.is_empty() {
-            parts.push("nothing".to_owned());
-        }
-        f.write_str(&parts.join("; "))
+        parts
+    }
+}
+
+/// One line, such as `adds public.a; removes public.b; resyncs for sortingKeys of public.c; changes syncInterval`.
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = self.in_words();
+        if words.is_empty() { f.write_str("nothing") } else { f.write_str(&words.join("; ")) }
     }
 }

@@ -122,6 +122,26 @@ impl PipeAggregate {
         Ok(())
     }
 
+    /// As [`PipeAggregate::resync`], with other snapshot settings from now on.
+    ///
+    /// # Errors
+    /// As [`PipeAggregate::resync`]; the settings stay as they were then.
+    pub fn resync_with(
+        &mut self,
+        spec: PipeSpec,
+        tables: &[TableName],
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let before = std::mem::replace(&mut self.pipe.spec, spec);
+        let done = self.resync(tables, now);
+        if done.is_err() {
+            self.pipe.spec = before;
+        } else if self.pipe.spec != before {
+            self.pipe.generation += 1;
+        }
+        done
+    }
+
     /// Tables that readers have, by their sources; all where none is named.
     fn originals(&self, sources: &[TableName]) -> Vec<TableId> {
         self.ids(|table| {

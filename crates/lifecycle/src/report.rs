@@ -116,7 +116,10 @@ impl PipeAggregate {
                 self.followed = Some((epoch, stream.revision));
                 let durable = self.pipe.durable;
                 let caught_up = self.ids(|table| {
-                    table.state == TableState::CatchingUp && stream.caught_up && durable >= table.goal
+                    table.state == TableState::CatchingUp
+                        && stream.caught_up
+                        && durable >= table.goal
+                        && stream.held.iter().all(|(held, _)| *held != table.id)
                 });
                 for id in &caught_up {
                     self.advance_table(*id, TableEvent::CaughtUp, actor.clone(), now);

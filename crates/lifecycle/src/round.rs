@@ -82,7 +82,7 @@ impl PipeAggregate {
     }
 
     /// The revision that the stream says it follows.
-    fn followed_revision(&self) -> Option<u64> {
+    pub fn followed_revision(&self) -> Option<u64> {
         let (epoch, revision) = self.followed?;
         self.assignment(epoch).filter(|held| !held.draining).map(|_| revision)
     }

@@ -16,6 +16,9 @@ use crate::session::{Session, get};
 /// Older servers lack ranges over ctid and the binary stream.
 const OLDEST: i32 = 140_000;
 
+/// From here on slots can be synchronised to standbys.
+const FAILOVER_SLOTS: i32 = 170_000;
+
 /// How looks are named at the source.
 const APPLICATION: &str = "millrace";
 
@@ -66,7 +69,7 @@ async fn look(spec: &PipeSpec, pipe: Option<&PipeId>, inspection: &mut Inspectio
     }
     match spec.mode {
         ReplicationMode::Snapshot => inspection.system_identifier = session.system_identifier().await?,
-        ReplicationMode::Cdc => match identify_system(&spec.source, APPLICATION).await {
+        ReplicationMode::Cdc | ReplicationMode::CdcOnly => match identify_system(&spec.source, APPLICATION).await {
             Ok(identity) => inspection.system_identifier = identity.system_identifier,
             Err(error) => inspection.problems.push(replication_problem(&error, &facts.role)),
         },
@@ -85,8 +88,10 @@ async fn look(spec: &PipeSpec, pipe: Option<&PipeId>, inspection: &mut Inspectio
             }
         }
     }
-    if spec.mode == ReplicationMode::Cdc {
-        inspection.problems.extend(wal_keep_warning(&facts, &inspection.tables));
+    if spec.mode.follows() {
+        if spec.mode.copies() {
+            inspection.problems.extend(wal_keep_warning(&facts, &inspection.tables));
+        }
         match &spec.settings.publication_name {
             Some(name) => {
                 let wrong =
@@ -98,7 +103,11 @@ async fn look(spec: &PipeSpec, pipe: Option<&PipeId>, inspection: &mut Inspectio
         if let Some(name) = &spec.settings.replication_slot_name
             && pipe.is_none()
         {
-            inspection.problems.extend(slot_name_taken(&session, name).await?);
+            if spec.mode.copies() {
+                inspection.problems.extend(slot_name_taken(&session, name).await?);
+            } else if let Err(error) = session.require_usable_slot(name).await {
+                inspection.problems.push(classify(&error));
+            }
         }
     }
     Ok(())
@@ -167,7 +176,15 @@ fn server_problems(spec: &PipeSpec, pipe: Option<&PipeId>, facts: &Facts) -> Vec
             "point the pipe at the primary, or use replicationMode: snapshot",
         ));
     }
-    if pipe.is_none() && facts.free_slots < 1 {
+    if spec.settings.enable_failover_slots && facts.version < FAILOVER_SLOTS {
+        problems.push(Problem::operator(
+            "SOURCE_NO_FAILOVER_SLOTS",
+            format!("the source is PostgreSQL {}, which cannot synchronise slots to standbys", facts.version / 10_000),
+            "upgrade the source to 17 or later, or leave enableFailoverSlots out",
+        ));
+    }
+    let gives_slot = !spec.mode.copies() && spec.settings.replication_slot_name.is_some();
+    if pipe.is_none() && !gives_slot && facts.free_slots < 1 {
         problems.push(Problem::operator(
             "SOURCE_OUT_OF_SLOTS",
             "max_replication_slots is used up",
@@ -260,7 +277,7 @@ fn table_problems(spec: &PipeSpec, table: &TableSpec, found: &Found, role: &str)
         }
         let further = table.sorting_keys.iter().any(|column| !key.contains(column));
         if further
-            && spec.mode == ReplicationMode::Cdc
+            && spec.mode.follows()
             && found.definition.replica_identity != ReplicaIdentity::Full
         {
             problems.push(
@@ -276,7 +293,7 @@ fn table_problems(spec: &PipeSpec, table: &TableSpec, found: &Found, role: &str)
     // Only a ReplacingMergeTree must tell rows apart.
     let tells_apart = table.engine == TableEngine::ReplacingMergeTree;
     let keyless = keyless(found).filter(|_| table.sorting_keys.is_empty() && tells_apart);
-    if spec.mode == ReplicationMode::Cdc {
+    if spec.mode.follows() {
         // A key would mend both.
         problems.extend(keyless.or_else(|| identity_problem(found)));
         problems.extend(unlogged(found));

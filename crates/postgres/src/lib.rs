@@ -32,4 +32,4 @@ pub use inspect::{Inspection, inspect, offered_tables};
 pub use lookup::KeyValue;
 pub use replication::{ReplicationEvent, ReplicationStream, StreamForm, SystemIdentity, identify_system};
 pub use session::{Session, SlotState};
-pub use snapshot::SnapshotSession;
+pub use snapshot::{SlotKind, SnapshotSession};

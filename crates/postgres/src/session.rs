@@ -240,21 +240,23 @@ impl Session {
         self.rows("to drop the slot", sql, &[&slot_name]).await.map(drop)
     }
 
-    /// Makes a publication of the tables, in place of one of that name that a try before has left.
+    /// Sees to it that there is a publication of exactly these tables: one that stands is altered, which leaves those of its tables alone that stay.
     ///
     /// Changes of partitions are published under the name and with the columns of the partitioned table.
     ///
     /// # Errors
     /// A right is missing, a table is gone, or the connection fails.
-    pub async fn create_publication(&self, name: &str, tables: &[TableName]) -> Result<(), Error> {
+    pub async fn publish(&self, name: &str, tables: &[TableName]) -> Result<(), Error> {
+        let what = "to make the publication";
+        let stands = !self.rows(what, "SELECT 1 FROM pg_publication WHERE pubname = $1", &[&name]).await?.is_empty();
         let (name, tables) = (quote_identifier(name), tables.iter().map(quote_table).collect::<Vec<_>>());
-        // Statements that are sent together are one transaction.
-        let sql = format!(
-            "DROP PUBLICATION IF EXISTS {name}; \
-             CREATE PUBLICATION {name} FOR TABLE ONLY {} WITH (publish_via_partition_root = true)",
-            tables.join(", ONLY ")
-        );
-        self.run("to make the publication", &sql).await
+        let tables = tables.join(", ONLY ");
+        let sql = if stands {
+            format!("ALTER PUBLICATION {name} SET TABLE ONLY {tables}")
+        } else {
+            format!("CREATE PUBLICATION {name} FOR TABLE ONLY {tables} WITH (publish_via_partition_root = true)")
+        };
+        self.run(what, &sql).await
     }
 
     /// Drops a publication; one that is not there is fine.

@@ -14,6 +14,18 @@ pub struct SnapshotSession {
     name: String,
 }
 
+/// What becomes of a slot after the session that makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotKind {
+    /// It stays.
+    Lasting,
+    /// It stays and is synchronised to standbys (PostgreSQL 17 and later; manual: "Logical Replication Failover").
+    Synchronised,
+    /// It ends with the session. What it is good for is its making: that waits for every transaction which a plain snapshot would neither see nor know to be
+    /// decoded under the present publication.
+    Temporary,
+}
+
 impl SnapshotSession {
     /// Makes a logical slot for pgoutput and exports the snapshot at its consistent point: the stream brings everything that the snapshot does not see, and
     /// nothing that it does.
@@ -24,13 +36,22 @@ impl SnapshotSession {
         source: &PostgresSource,
         application_name: &str,
         slot_name: &str,
+        kind: SlotKind,
     ) -> Result<(Self, Lsn), Error> {
         let mut wire = Wire::connect(source, Purpose::Replication, application_name).await?;
-        // The form without parentheses is understood by every version from 14 on.
-        let sql = format!(
-            "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT",
-            quote_identifier(slot_name)
-        );
+        let name = quote_identifier(slot_name);
+        // The form without parentheses is understood by every version from 14 on; that with a failover slot from 17 on.
+        let sql = match kind {
+            SlotKind::Lasting => {
+                format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput EXPORT_SNAPSHOT")
+            }
+            SlotKind::Synchronised => format!(
+                "CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)"
+            ),
+            SlotKind::Temporary => {
+                format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT")
+            }
+        };
         let rows = wire.simple_query(Step::CreateSlot, &sql).await?;
         let field = |index: usize| {
             let field = rows.first().and_then(|row| row.get(index)).cloned().flatten();

@@ -11,9 +11,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// After so long the task is given up, for the coordinator to show and to try again: a worker does not sit on trouble in silence.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Inserts a block and answers when ClickHouse has. Trouble that passes is waited out for a while with growing pauses; the repeated insert is the same block under
+/// Inserts a block and answers when ClickHouse has. Trouble that passes is waited out for as long as `patience` with growing pauses; the repeated insert is the same block under
 /// the same token, so one whose answer was lost does no harm.
 ///
 /// Cancel by dropping.
@@ -23,8 +23,9 @@ pub(crate) async fn deliver(
     table: &TableRef,
     block: &EncodedBlock,
     token: &str,
+    patience: Duration,
 ) -> Result<(), Problem> {
-    let mut patience = Patience::new(source);
+    let mut patience = Patience { longest: patience, ..Patience::new(source) };
     loop {
         match destination.insert(table, block, token, None).await {
             Ok(()) => return Ok(()),
@@ -38,12 +39,13 @@ pub(crate) struct Patience<'a> {
     source: &'a TableName,
     began: Instant,
     pause: Duration,
+    longest: Duration,
 }
 
 impl<'a> Patience<'a> {
     /// For work on the destination of a source table.
     pub(crate) fn new(source: &'a TableName) -> Self {
-        Self { source, began: Instant::now(), pause: FIRST_PAUSE }
+        Self { source, began: Instant::now(), pause: FIRST_PAUSE, longest: PATIENCE }
     }
 
     /// Waits before the next try.
@@ -55,7 +57,7 @@ impl<'a> Patience<'a> {
         if problem.recovery != Recovery::Retry {
             return Err(problem.of_table(self.source));
         }
-        if self.began.elapsed() > PATIENCE {
+        if self.began.elapsed() > self.longest {
             return Err(problem);
         }
         tracing::warn!(table.name = %self.source, %problem, "will be repeated");

@@ -1,10 +1,11 @@
 //! The assignments that a worker holds, and what it has still to say about them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use millrace_model::work::{Progress, Report};
-use millrace_model::{Epoch, TableName};
-use tokio::sync::mpsc;
+use millrace_model::work::{Assignment, Progress, Report};
+use millrace_model::{Epoch, TableId};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How a task talks to the desk.
@@ -31,6 +32,32 @@ impl Reporter {
     }
 }
 
+/// What the coordinator has stored of what a stream said of its tables: how often, by table. Counted rather than queued, so that none is lost however long the
+/// stream does not look.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Recorded {
+    times: Arc<Mutex<BTreeMap<TableId, usize>>>,
+    news: Arc<Notify>,
+}
+
+impl Recorded {
+    fn add(&self, table: TableId) {
+        *self.times.lock().unwrap_or_else(PoisonError::into_inner).entry(table).or_default() += 1;
+        self.news.notify_one();
+    }
+
+    /// What came since this was last asked; waits for something. Cancel by dropping: nothing is lost.
+    pub(crate) async fn next(&self) -> BTreeMap<TableId, usize> {
+        loop {
+            let times = std::mem::take(&mut *self.times.lock().unwrap_or_else(PoisonError::into_inner));
+            if !times.is_empty() {
+                return times;
+            }
+            self.news.notified().await;
+        }
+    }
+}
+
 /// One assignment in hand.
 pub(crate) struct Held {
     /// Stops it at once.
@@ -38,11 +65,13 @@ pub(crate) struct Held {
     /// Asks it to finish what it has read.
     pub(crate) drain: CancellationToken,
     /// Tells a stream that the coordinator has stored what it said of a table.
-    pub(crate) acknowledged: mpsc::Sender<TableName>,
+    pub(crate) recorded: Recorded,
+    /// Tells a stream what it is to do from now on.
+    pub(crate) amendments: watch::Sender<Option<Arc<Assignment>>>,
     /// Said again after a reconnect, since the coordinator may have missed it.
     progress: Option<Progress>,
     /// By table, in the order in which they were said.
-    notices: HashMap<TableName, VecDeque<Report>>,
+    notices: HashMap<TableId, VecDeque<Report>>,
     /// How it ended; held until the coordinator has stored it.
     ended: Option<Report>,
 }
@@ -98,13 +127,8 @@ impl Desk {
         let Some(held) = self.held.get_mut(&epoch) else { return false };
         match report {
             Report::Progress(progress) => held.progress = Some(progress.clone()),
-            Report::TableSetAside(problem) => {
-                if let Some(table) = &problem.table {
-                    held.notices.entry(table.clone()).or_default().push_back(report.clone());
-                }
-            }
-            Report::TableChanged(table) => {
-                held.notices.entry(table.name.clone()).or_default().push_back(report.clone());
+            Report::TableSetAside(table, _) | Report::TableChanged(table, _) | Report::TableSwapped(table) => {
+                held.notices.entry(*table).or_default().push_back(report.clone());
             }
             Report::Finished(_) | Report::Failed(_) => held.ended = Some(report.clone()),
         }
@@ -112,7 +136,7 @@ impl Desk {
     }
 
     /// The coordinator has stored a report.
-    pub(crate) fn recorded(&mut self, epoch: Epoch, table: Option<TableName>) {
+    pub(crate) fn recorded(&mut self, epoch: Epoch, table: Option<TableId>) {
         match table {
             None => {
                 self.held.remove(&epoch);
@@ -121,10 +145,16 @@ impl Desk {
                 if let Some(held) = self.held.get_mut(&epoch)
                     && held.notices.get_mut(&table).and_then(VecDeque::pop_front).is_some()
                 {
-                    // A stream that has ended no longer listens.
-                    let _ = held.acknowledged.try_send(table);
+                    held.recorded.add(table);
                 }
             }
+        }
+    }
+
+    /// The stream of this epoch is to go on in another way; one that is not held is a stream that has ended or was never heard of, and hears of it when it begins.
+    pub(crate) fn amend(&self, assignment: Assignment) {
+        if let Some(held) = self.held.get(&assignment.epoch) {
+            held.amendments.send_replace(Some(Arc::new(assignment)));
         }
     }
 
@@ -145,9 +175,10 @@ impl Held {
     pub(crate) fn new(
         cancel: CancellationToken,
         drain: CancellationToken,
-        acknowledged: mpsc::Sender<TableName>,
+        recorded: Recorded,
+        amendments: watch::Sender<Option<Arc<Assignment>>>,
     ) -> Self {
-        Self { cancel, drain, acknowledged, progress: None, notices: HashMap::new(), ended: None }
+        Self { cancel, drain, recorded, amendments, progress: None, notices: HashMap::new(), ended: None }
     }
 }
 
@@ -159,7 +190,13 @@ mod tests {
 
     fn held() -> (Held, CancellationToken) {
         let cancel = CancellationToken::new();
-        (Held::new(cancel.clone(), CancellationToken::new(), mpsc::channel(1).0), cancel)
+        let held = Held::new(
+            cancel.clone(),
+            CancellationToken::new(),
+            Recorded::default(),
+            watch::channel(None).0,
+        );
+        (held, cancel)
     }
 
     #[test]
@@ -183,7 +220,7 @@ mod tests {
         desk.take(Epoch(2), second);
         desk.keep_only(&[Epoch(1)]);
         assert!(!stays.is_cancelled() && goes.is_cancelled());
-        assert!(!desk.said(Epoch(2), &Report::Finished(Outcome::SetUp)), "nobody wants to hear it any more");
+        assert!(!desk.said(Epoch(2), &Report::Finished(Outcome::Released)), "nobody wants to hear it any more");
     }
 
     #[test]

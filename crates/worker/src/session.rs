@@ -10,7 +10,7 @@ use millrace_api::proto::worker::v1::worker_service_client::WorkerServiceClient;
 use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
 use millrace_model::work::{Assignment, Hello, Report};
 use millrace_model::{Epoch, Problem, WorkerId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Endpoint;
 
 use crate::budget::Budget;
-use crate::desk::{Desk, Held, Reporter};
+use crate::desk::{Desk, Held, Recorded, Reporter};
 use crate::task::{self, Shared};
 
 /// First pause before dialling again.
@@ -138,6 +138,7 @@ impl Worker {
                         Ok(CoordinatorMessage::Assign(assignment)) => {
                             begin(*assignment, &mut desk, &tasks, &shared, &reports, &stop);
                         }
+                        Ok(CoordinatorMessage::Amend(assignment)) => desk.amend(*assignment),
                         Ok(CoordinatorMessage::Revoke(epoch)) => desk.revoke(epoch),
                         Ok(CoordinatorMessage::Drain(epoch)) => desk.drain(epoch),
                         Ok(CoordinatorMessage::Recorded { epoch, table }) => desk.recorded(epoch, table),
@@ -269,13 +270,14 @@ fn begin(
 ) {
     let epoch = assignment.epoch;
     let (cancel, drain) = (stop.child_token(), CancellationToken::new());
-    let (acknowledged, acknowledgements) = mpsc::channel(64);
-    if !desk.take(epoch, Held::new(cancel.clone(), drain.clone(), acknowledged)) {
+    let recorded = Recorded::default();
+    let (amend, amendments) = watch::channel(None);
+    if !desk.take(epoch, Held::new(cancel.clone(), drain.clone(), recorded.clone(), amend)) {
         tracing::debug!(assignment.epoch = %epoch, "assigned again what is in hand already");
         return;
     }
     let reporter = Reporter::new(epoch, reports.clone());
-    let signals = task::Signals { drain, acknowledgements };
+    let signals = task::Signals { drain, recorded, amendments };
     let shared = shared.clone();
     tasks.spawn(async move {
         let worked = tokio::spawn(task::run(assignment, shared, reporter.clone(), signals, cancel.clone()));

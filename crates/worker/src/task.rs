@@ -6,16 +6,19 @@ mod provision;
 mod snapshot;
 mod source;
 pub(crate) mod stream;
+mod swap;
 mod tables;
 
+use std::sync::Arc;
+
 use millrace_model::work::{Assignment, Outcome, Work};
-use millrace_model::{Problem, TableName};
-use tokio::sync::mpsc;
+use millrace_model::Problem;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::budget::Budget;
-use crate::desk::Reporter;
+use crate::desk::{Recorded, Reporter};
 
 /// What all tasks of a worker share.
 #[derive(Clone)]
@@ -49,8 +52,10 @@ impl Shared {
 pub(crate) struct Signals {
     /// Finish what was read, then end.
     pub(crate) drain: CancellationToken,
-    /// The coordinator has stored what was said of these tables, once for each time.
-    pub(crate) acknowledgements: mpsc::Receiver<TableName>,
+    /// The coordinator has stored what was said of tables.
+    pub(crate) recorded: Recorded,
+    /// What a stream is to do from now on; the newest replaces those before it.
+    pub(crate) amendments: watch::Receiver<Option<Arc<Assignment>>>,
 }
 
 /// How a task ends.
@@ -72,7 +77,7 @@ pub(crate) async fn run(
         table.name = tracing::field::Empty,
     );
     if let Work::Copy { table, .. } = &assignment.work {
-        span.record("table.name", tracing::field::display(&table.name));
+        span.record("table.name", tracing::field::display(&table.definition.name));
     }
     millrace_telemetry::set_parent(&span, &assignment.trace);
     let work = Box::pin(dispatch(assignment, shared, reporter, signals));
@@ -97,22 +102,30 @@ pub(crate) async fn run(
 async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, signals: Signals) -> Ending {
     let Assignment { epoch, pipe, spec, work, .. } = assignment;
     match work {
-        Work::Provision => provision::run(&spec, &pipe).await,
-        Work::SetUp { tables, destination, clear } => {
-            provision::set_up(&spec, &pipe, &tables, destination, clear).await
+        Work::Provision { .. } => provision::run(&spec, &pipe).await,
+        Work::SetUp { tables, destination, clear, publication, slot } => {
+            let set_up = provision::SetUp { tables, destination, clear, publication, slot };
+            provision::set_up(&spec, &pipe, epoch, set_up).await
         }
         Work::Snapshot { slot, tables } => snapshot::run(&spec, &pipe, epoch, slot, &tables, &reporter).await,
         Work::Copy { table, snapshot_name, partition, range, destination } => {
-            let copy = copy::Copy { epoch, pipe, spec, table, snapshot_name, partition, range, destination };
+            let (table_spec, table) = (table.spec, table.definition);
+            let copy =
+                copy::Copy { epoch, pipe, spec, table_spec, table, snapshot_name, partition, range, destination };
             copy::run(copy, &shared, &reporter).await
         }
         Work::Stream { .. } => {
             let stream = stream::Stream::new(epoch, pipe, spec, work)?;
             Box::pin(stream::run(stream, &shared, &reporter, signals)).await
         }
+        Work::Swap { swaps } => swap::run(&spec, &pipe, &swaps).await,
+        Work::Clean { tables } => swap::clean(&spec, &pipe, &tables).await,
         Work::Release { slot_name } => source::release(&spec, &slot_name).await,
-        Work::Teardown { slot_name, publication_name } => {
-            Ok(source::tear_down(&spec, slot_name.as_deref(), publication_name.as_deref()).await)
+        Work::Teardown { slot_name, publication_name, tables } => {
+            let mut left_behind =
+                source::tear_down(&spec, slot_name.as_deref(), publication_name.as_deref()).await;
+            left_behind.extend(swap::tear_down(&spec, &pipe, &tables).await);
+            Ok(Outcome::TornDown { left_behind })
         }
     }
 }

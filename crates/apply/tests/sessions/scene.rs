@@ -62,6 +62,7 @@ pub(crate) fn table(
         distrusted_until: Lsn::ZERO,
         held: Vec::new(),
         active: true,
+        begins: millrace_model::Lsn::ZERO,
     }
 }
 

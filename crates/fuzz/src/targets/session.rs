@@ -119,6 +119,7 @@ fn tables() -> Vec<StreamTable> {
         distrusted_until: Lsn::ZERO,
         held: Vec::new(),
         active: true,
+        begins: millrace_model::Lsn::ZERO,
         definition,
     });
     tables.collect()

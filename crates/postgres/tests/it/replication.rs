@@ -14,8 +14,8 @@ use crate::support::{APPLICATION, Server, name};
 async fn prepare(server: &Server) -> Lsn {
     server.run("CREATE TABLE items (id int PRIMARY KEY, v text)").await;
     let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
-    session.create_publication("p", &[name("public.items")]).await.unwrap();
-    SnapshotSession::with_slot(&server.source(), APPLICATION, "s").await.unwrap().1
+    session.publish("p", &[name("public.items")]).await.unwrap();
+    SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap().1
 }
 
 async fn open(server: &Server) -> Result<ReplicationStream, Error> {
@@ -109,11 +109,11 @@ async fn names_that_need_quotes_and_several_publications_work() {
     server.run("CREATE SCHEMA \"S 1\"; CREATE TABLE \"S 1\".\"it's, \"\"odd\"\"\" (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)").await;
     let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
     let odd = "it's, \"odd\" \\ one";
-    session.create_publication(odd, &[name("\"S 1\".\"it's, \"\"odd\"\"\"")]).await.unwrap();
+    session.publish(odd, &[name("\"S 1\".\"it's, \"\"odd\"\"\"")]).await.unwrap();
     // A second try replaces what the first left.
-    session.create_publication(odd, &[name("\"S 1\".\"it's, \"\"odd\"\"\"")]).await.unwrap();
-    session.create_publication("p", &[name("public.other")]).await.unwrap();
-    drop(SnapshotSession::with_slot(&server.source(), APPLICATION, "s").await.unwrap());
+    session.publish(odd, &[name("\"S 1\".\"it's, \"\"odd\"\"\"")]).await.unwrap();
+    session.publish("p", &[name("public.other")]).await.unwrap();
+    drop(SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap());
     let publications = [odd.to_owned(), "p".to_owned()];
     let source = server.source();
     let started = ReplicationStream::start(
@@ -289,13 +289,13 @@ async fn a_slot_or_publication_that_is_gone_is_told_apart_from_trouble_that_pass
     server.run("SELECT pg_create_physical_replication_slot('s')").await;
     let unfit = session.require_usable_slot("s").await.unwrap_err();
     assert_eq!(classify(&unfit).code, "SLOT_UNFIT", "{unfit:?}");
-    let taken = SnapshotSession::with_slot(&server.source(), APPLICATION, "s").await.unwrap_err();
+    let taken = SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap_err();
     assert_eq!(classify(&taken).code, "SLOT_EXISTS", "{taken:?}");
     session.drop_slot("s").await.unwrap();
     server.run("CREATE DATABASE other").await;
     let mut elsewhere = server.source();
     elsewhere.database = "other".to_owned();
-    drop(SnapshotSession::with_slot(&elsewhere, APPLICATION, "s").await.unwrap());
+    drop(SnapshotSession::with_slot(&elsewhere, APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap());
     let unfit = session.require_usable_slot("s").await.unwrap_err();
     assert_eq!(classify(&unfit).code, "SLOT_UNFIT", "{unfit:?}");
 }

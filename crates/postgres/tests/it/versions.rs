@@ -39,12 +39,12 @@ async fn carries(server: &Server) {
     assert_eq!(codes(&found.problems), []);
     let table = &found.tables[0];
     let session = Session::connect(&spec.source, APPLICATION).await.unwrap();
-    session.create_publication("p", &[name("public.items")]).await.unwrap();
+    session.publish("p", &[name("public.items")]).await.unwrap();
     spec.settings.publication_name = Some("p".to_owned());
     assert_eq!(codes(&inspect(&spec, None).await.problems), []);
 
     server.run("INSERT INTO items (id, v) SELECT n, 'v' FROM generate_series(1, 1000) n").await;
-    let (snapshot, _) = SnapshotSession::with_slot(&spec.source, APPLICATION, "s").await.unwrap();
+    let (snapshot, _) = SnapshotSession::with_slot(&spec.source, APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap();
     server.run("INSERT INTO items (id, v) VALUES (1001, 'later')").await;
     let mut reader = CopyReader::connect(&spec.source, APPLICATION).await.unwrap();
     reader.begin_at_snapshot(snapshot.name()).await.unwrap();

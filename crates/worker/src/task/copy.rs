@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use millrace_clickhouse::Destination;
 use millrace_mapping::BlockBuilder;
-use millrace_model::spec::TableEngine;
+use millrace_model::spec::{TableEngine, TableSpec};
 use millrace_model::work::{DestinationFacts, Outcome, Progress};
 use millrace_model::{Epoch, PageRange, PipeId, PipeSpec, Problem, SourceColumn, TableDefinition, Timestamp};
 use millrace_postgres::{CopyEvent, CopyReader, classify, copy_query};
@@ -19,7 +19,7 @@ use tracing::Instrument;
 use super::tables::{self, PlannedTable};
 use super::{Ending, Shared};
 use crate::budget::Reservation;
-use crate::delivery::deliver;
+use crate::delivery::{PATIENCE, deliver};
 use crate::desk::Reporter;
 
 /// A block is sent once it is so large: large enough that ClickHouse's cost per insert vanishes, small enough that a few fit into any budget.
@@ -36,6 +36,7 @@ pub(crate) struct Copy {
     pub(crate) epoch: Epoch,
     pub(crate) pipe: PipeId,
     pub(crate) spec: PipeSpec,
+    pub(crate) table_spec: TableSpec,
     pub(crate) table: TableDefinition,
     pub(crate) snapshot_name: String,
     pub(crate) partition: u32,
@@ -94,7 +95,7 @@ pub(crate) async fn run(copy: Copy, shared: &Shared, reporter: &Reporter) -> End
             (reader, tables::destination(&copy.spec)?)
         }
     };
-    let planned = tables::plan(&copy.spec, &copy.table, &destination, copy.destination)?;
+    let planned = tables::plan(&copy.spec, &copy.table_spec, &copy.table, &destination, copy.destination)?;
     let as_text = |column: &SourceColumn| {
         planned.columns.iter().any(|planned| planned.name == column.name && planned.as_text)
     };
@@ -161,8 +162,8 @@ impl<'a> Transfer<'a> {
                     "the copy was interrupted, and a table that keeps every row cannot be copied on without doubling some: {}",
                     first.message
                 );
-                let remedy = "make the pipe anew with an empty destination table";
-                let problem = Problem::operator("APPEND_ONLY_COPY_INTERRUPTED", message, remedy);
+                let remedy = "it is copied anew by itself; `millrace pipe retry` begins at once";
+                let problem = Problem::transient("APPEND_ONLY_COPY_INTERRUPTED", message, remedy);
                 vec![problem.of_table(&self.copy.table.name)]
             }
             _ => problems,
@@ -240,7 +241,7 @@ impl<'a> Transfer<'a> {
         let span = tracing::info_span!("insert", table.name = %source, rows = block.rows);
         self.insert.spawn(
             async move {
-                let result = deliver(&destination, &source, &table, &block, &token).await;
+                let result = deliver(&destination, &source, &table, &block, &token, PATIENCE).await;
                 drop((block, reserved));
                 result
             }
@@ -258,7 +259,7 @@ impl<'a> Transfer<'a> {
 
     fn not_carried(&self, row: u64, error: &millrace_mapping::RowError) -> Vec<Problem> {
         let message = format!("row {row} of {} cannot be carried over: {error}", self.copy.range);
-        let remedy = "name the column under excludedColumns or mend the row, then make the pipe anew";
+        let remedy = "name the column under excludedColumns or mend the row, then run `millrace pipe retry`";
         vec![Problem::operator("VALUE_NOT_CARRIED", message, remedy).of_table(&self.copy.table.name)]
     }
 }

@@ -1,9 +1,8 @@
 //! Checking both sides, and making what the pipe needs there.
 
-use millrace_model::spec::ReplicationMode;
-use millrace_model::work::{DestinationFacts, Outcome};
-use millrace_model::{Lsn, PipeId, PipeSpec, Problem, Recovery, Severity, TableDefinition};
-use millrace_postgres::{Inspection, classify, inspect};
+use millrace_model::work::{DestinationFacts, Outcome, SlotRequest, TableWork};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, Severity, TableDefinition, TableName};
+use millrace_postgres::{Inspection, SlotKind, SnapshotSession, classify, inspect};
 
 use super::{Ending, source, tables};
 
@@ -20,12 +19,14 @@ pub(crate) async fn look(spec: &PipeSpec, pipe: Option<&PipeId>) -> Result<Findi
     let (mut found, server) = tokio::join!(inspect(spec, pipe), destination.server());
     let mut problems = std::mem::take(&mut found.problems);
     let facts = DestinationFacts { time64: server.as_ref().is_ok_and(|server| server.time64) };
-    if spec.mode == ReplicationMode::Cdc {
+    if spec.mode.follows() {
         found.tables.iter_mut().for_each(|table| problems.extend(leave_out_generated(table)));
     }
     let mut targets = Vec::new();
     for definition in &found.tables {
-        match tables::plan(spec, definition, &destination, facts) {
+        // What was found was looked for by the specification's names.
+        let Some(table) = spec.tables.iter().find(|table| table.source == definition.name) else { continue };
+        match tables::plan(spec, table, definition, &destination, facts) {
             Ok(planned) => targets.push(planned.target),
             Err(wrong) => problems.extend(wrong),
         }
@@ -71,30 +72,73 @@ fn most_lasting_first(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems
 }
 
-/// Makes the destination tables and the publication; both may stand already from a try before.
-pub(crate) async fn set_up(
-    spec: &PipeSpec,
-    pipe: &PipeId,
-    definitions: &[TableDefinition],
-    facts: DestinationFacts,
-    clear: bool,
-) -> Ending {
+/// What is to stand before copies and streams.
+pub(crate) struct SetUp {
+    pub(crate) tables: Vec<TableWork>,
+    pub(crate) destination: DestinationFacts,
+    pub(crate) clear: bool,
+    pub(crate) publication: Option<(String, Vec<TableName>)>,
+    pub(crate) slot: Option<SlotRequest>,
+}
+
+/// Makes the destination tables, the publication, and the slot of a pipe that copies nothing; all may stand already from a try before.
+pub(crate) async fn set_up(spec: &PipeSpec, pipe: &PipeId, epoch: Epoch, set_up: SetUp) -> Ending {
     let destination = tables::destination(spec)?;
-    let failed = |error: &millrace_clickhouse::Error| vec![millrace_clickhouse::classify(error)];
-    for definition in definitions {
-        let target = tables::plan(spec, definition, &destination, facts)?.target;
-        destination.ensure_table(&target, pipe).await.map_err(|error| failed(&error))?;
-        if clear {
+    let mut made = Vec::new();
+    let mut problems = Vec::new();
+    for work in &set_up.tables {
+        let target = tables::plan(spec, &work.spec, &work.definition, &destination, set_up.destination)?.target;
+        match destination.ensure_table(&target, pipe).await {
+            Ok(ensured) => made.push((work.id, ensured.uuid.as_str().to_owned())),
+            Err(error) => {
+                problems.push(millrace_clickhouse::classify(&error).of_table(&work.definition.name));
+                continue;
+            }
+        }
+        if set_up.clear {
             // Copied rows have version 0; a snapshot-only pipe has no others.
             let cleared = destination.delete_older_versions(&target.table, &target.metadata.version, Lsn(1));
-            cleared.await.map_err(|error| failed(&error))?;
+            cleared.await.map_err(|error| vec![millrace_clickhouse::classify(&error)])?;
         }
     }
-    if spec.mode == ReplicationMode::Cdc && spec.settings.publication_name.is_none() {
-        let session = source::connect(spec).await?;
-        let names: Vec<_> = definitions.iter().map(|definition| definition.name.clone()).collect();
-        let made = session.create_publication(&pipe.publication_name(), &names).await;
-        made.map_err(|error| vec![classify(&error)])?;
+    if !problems.is_empty() {
+        return Err(most_lasting_first(problems));
     }
-    Ok(Outcome::SetUp)
+    let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+    if let Some((name, tables)) = &set_up.publication {
+        let session = source::connect(spec).await?;
+        session.publish(name, tables).await.map_err(failed)?;
+    }
+    let begins = match &set_up.slot {
+        None => Lsn::ZERO,
+        Some(request) => stand_slot(spec, pipe, epoch, request).await?,
+    };
+    Ok(Outcome::SetUp { tables: made, begins })
+}
+
+/// Sees to it that the slot of a pipe that copies nothing stands; says where.
+async fn stand_slot(
+    spec: &PipeSpec,
+    pipe: &PipeId,
+    epoch: Epoch,
+    request: &SlotRequest,
+) -> Result<Lsn, Vec<Problem>> {
+    let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+    let session = source::connect(spec).await?;
+    match request {
+        SlotRequest::Create { name, failover } => {
+            // One that is there is left from a try that nobody recorded: had it been, it would not be asked for again.
+            session.drop_slot(name).await.map_err(failed)?;
+            let kind = if *failover { SlotKind::Synchronised } else { SlotKind::Lasting };
+            let application = source::application_name(pipe, epoch);
+            let made = SnapshotSession::with_slot(&spec.source, &application, name, kind).await;
+            made.map(|(_, begins)| begins).map_err(failed)
+        }
+        SlotRequest::Existing { name } => {
+            session.require_usable_slot(name).await.map_err(failed)?;
+            let state = session.slot_state(name).await.map_err(failed)?;
+            Ok(state.map_or(Lsn::ZERO, |state| state.confirmed_flush))
+        }
+        SlotRequest::Temporary | SlotRequest::None => Ok(Lsn::ZERO),
+    }
 }

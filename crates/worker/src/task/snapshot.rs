@@ -2,7 +2,7 @@
 
 use millrace_model::work::{Progress, Report, SlotRequest, TableSize};
 use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableDefinition};
-use millrace_postgres::{SnapshotSession, classify};
+use millrace_postgres::{SlotKind, SnapshotSession, classify};
 
 use super::{Ending, source};
 use crate::desk::Reporter;
@@ -25,14 +25,15 @@ pub(crate) async fn run(
     let application = source::application_name(pipe, epoch);
     let session = source::connect(spec).await?;
     let (mut snapshot, consistent_point) = match slot {
-        SlotRequest::Create { name } => {
+        SlotRequest::Create { name, failover } => {
+            let kind = if failover { SlotKind::Synchronised } else { SlotKind::Lasting };
             // One that is there is left from a try that nobody recorded: had it been, it would not be asked for again.
             session.drop_slot(&name).await.map_err(failed)?;
             let mut tries = 1;
             loop {
                 let horizon = session.horizon().await.map_err(failed)?;
                 let made =
-                    SnapshotSession::with_slot(&spec.source, &application, &name).await.map_err(failed)?;
+                    SnapshotSession::with_slot(&spec.source, &application, &name, kind).await.map_err(failed)?;
                 if tries == SLOT_TRIES || !session.catalog_changed_since(&horizon).await.map_err(failed)? {
                     break made;
                 }
@@ -46,6 +47,12 @@ pub(crate) async fn run(
             session.require_usable_slot(&name).await.map_err(failed)?;
             let snapshot = SnapshotSession::plain(&spec.source, &application).await.map_err(failed)?;
             (snapshot, session.log_end().await.map_err(failed)?)
+        }
+        SlotRequest::Temporary => {
+            let name = format!("{}_{epoch}", pipe.slot_name());
+            let made =
+                SnapshotSession::with_slot(&spec.source, &application, &name, SlotKind::Temporary).await;
+            made.map_err(failed)?
         }
         SlotRequest::None => {
             (SnapshotSession::plain(&spec.source, &application).await.map_err(failed)?, Lsn::ZERO)

@@ -103,14 +103,14 @@ pub(crate) async fn tear_down(
     spec: &PipeSpec,
     slot_name: Option<&str>,
     publication_name: Option<&str>,
-) -> Outcome {
+) -> Vec<Problem> {
     let mut left_behind = Vec::new();
     let leftover = |what: String, why: &Problem, statement: String| {
         let message = format!("{what} could not be dropped: {}", why.message);
         Problem::warning("LEFT_BEHIND", message, format!("run at the source: {statement}"))
     };
     if slot_name.is_none() && publication_name.is_none() {
-        return Outcome::TornDown { left_behind };
+        return left_behind;
     }
     let session = reach(spec).await;
     if let Some(name) = slot_name {
@@ -133,7 +133,7 @@ pub(crate) async fn tear_down(
             left_behind.push(leftover(format!("publication {name}"), &why, statement));
         }
     }
-    Outcome::TornDown { left_behind }
+    left_behind
 }
 
 /// A source that is away for a moment is worth a few tries; one that stays away must not keep the pipe from going.

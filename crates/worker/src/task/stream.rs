@@ -4,6 +4,9 @@
 //! a table. Several batches may be on their way; the position that the slot may forget is the end of the last transaction in the longest unbroken run of
 //! arrived batches. Nothing else ever moves it.
 
+mod amend;
+mod hold;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,10 +19,10 @@ use millrace_clickhouse::Destination;
 use millrace_mapping::evolution::{StreamColumn, evolve};
 use millrace_mapping::{ChType, streams_as_binary};
 use millrace_model::spec::{TableEngine, TruncatePolicy};
-use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, Work};
-use millrace_model::{
-    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableName, Timestamp,
+use millrace_model::work::{
+    Assignment, DestinationFacts, Outcome, Progress, Report, StreamProgress, StreamedTable, Swap, Work,
 };
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableId, Timestamp};
 use millrace_pgoutput::{Commit, Relation};
 use millrace_postgres::{
     BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, StreamForm, classify,
@@ -28,8 +31,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
+use super::swap::swap_in;
 use super::tables::{self, PlannedTable};
 use super::{Ending, Shared, Signals, source};
+use amend::amendment;
+use hold::{HeldInsert, Refused, Struggle, Tried};
 use crate::budget::Reservation;
 use crate::delivery::{Patience, deliver};
 use crate::desk::Reporter;
@@ -50,6 +56,8 @@ const BULK_BYTES: u64 = 32 << 20;
 /// Messages of one call. The server keeps a call's changes in a temporary file of a few hundred bytes each, and decodes its log anew for the next, so few and
 /// large ones are best.
 const BULK_MESSAGES: u32 = 4_000_000;
+/// How long an insert of a batch is tried before its table is held: the others of the batch wait for it.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
 const STATUS: Duration = Duration::from_secs(5);
 /// How often the coordinator hears how far the stream is.
@@ -80,7 +88,9 @@ pub(crate) struct Stream {
     publication_name: String,
     system_identifier: u64,
     durable: Lsn,
-    tables: Vec<TableDefinition>,
+    revision: u64,
+    tables: Vec<StreamedTable>,
+    swaps: Vec<Swap>,
     destination: DestinationFacts,
 }
 
@@ -94,7 +104,9 @@ impl Stream {
                 system_identifier,
                 consistent_point,
                 durable,
+                revision,
                 tables,
+                swaps,
                 destination,
             } => Ok(Self {
                 epoch,
@@ -104,7 +116,9 @@ impl Stream {
                 publication_name,
                 system_identifier,
                 durable: durable.max(consistent_point),
+                revision,
                 tables,
+                swaps,
                 destination,
             }),
             other => {
@@ -119,11 +133,12 @@ impl Stream {
 pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, signals: Signals) -> Ending {
     let destination = tables::destination(&stream.spec)?;
     let planned: Vec<PlannedTable> = stream
-        .tables
+        .swapped_tables()
         .iter()
-        .map(|definition| tables::plan(&stream.spec, definition, &destination, stream.destination))
+        .map(|streamed| tables::plan_streamed(&stream.spec, streamed, &destination, stream.destination))
         .collect::<Result<_, _>>()?;
     let binary = planned.iter().all(|table| streams_as_binary(&table.columns));
+    let swaps = stream.swaps.clone();
     let restart = source::claim_slot(&stream.spec, &stream.slot_name, stream.system_identifier).await?;
     let mut tables: Vec<StreamTable> = planned.iter().map(PlannedTable::stream_table).collect();
     for (table, planned) in tables.iter_mut().zip(&planned) {
@@ -136,9 +151,14 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     }
     let applier = Applier::new(tables, &stream.spec.settings.metadata_columns);
     tracing::info!(slot = %stream.slot_name, tables = planned.len(), binary, "streaming");
+    // Before anything of ours is on its way to the tables that are replaced.
+    for swap in &swaps {
+        swap_in(&destination, &stream.pipe, swap).await.map_err(|problem| vec![problem])?;
+        reporter.must_say(Report::TableSwapped(swap.id)).await;
+    }
     let mut pump = Pump {
-        interval: stream.spec.settings.sync_interval / 10,
-        batch_rows: stream.spec.settings.pull_batch_size as usize,
+        interval: Duration::ZERO,
+        batch_rows: 1,
         goal: None,
         durable: stream.durable,
         source: Lsn::ZERO,
@@ -149,8 +169,11 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         last_batch: None,
         insert_took: Duration::ZERO,
         incomplete_rows: FIRST_INCOMPLETE_ROWS,
-        unacknowledged: HashMap::new(),
-        held_at: Lsn::ZERO,
+        unacknowledged: swaps.iter().map(|swap| (swap.id, 1)).collect(),
+        swapped: swaps.iter().map(|swap| swap.id).collect(),
+        struggling: BTreeMap::new(),
+        trying: JoinSet::new(),
+        held_at: stream.durable,
         changes: 0,
         table_changes: BTreeMap::new(),
         delay: None,
@@ -165,6 +188,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         shared,
         reporter,
     };
+    pump.take_settings();
     let mut signals = signals;
     match pump.catch_up(&mut signals).await? {
         Caught::Up => {
@@ -196,7 +220,7 @@ struct Sent {
 struct Arrived {
     number: u64,
     took: Duration,
-    result: Result<(), Problem>,
+    refused: Vec<Refused>,
 }
 
 struct Pump<'a> {
@@ -229,7 +253,13 @@ struct Pump<'a> {
     /// Rows of a batch that may lack values: so many that what is found fits into a batch.
     incomplete_rows: usize,
     /// Tables of which something was said that the coordinator has not said that it knows, and how often.
-    unacknowledged: HashMap<TableName, usize>,
+    unacknowledged: HashMap<TableId, usize>,
+    /// Tables that this stream has swapped in.
+    swapped: HashSet<TableId>,
+    /// Tables that cannot be written for now.
+    struggling: BTreeMap<usize, Struggle>,
+    /// Inserts of those that are tried again.
+    trying: JoinSet<Tried>,
     /// The slot does not pass this while there are such tables: were they forgotten, their changes must be read again.
     held_at: Lsn,
     changes: u64,
@@ -241,7 +271,9 @@ struct Pump<'a> {
 enum Wake {
     Drain,
     Arrived(Arrived),
-    Acknowledged(TableName),
+    Acknowledged(BTreeMap<TableId, usize>),
+    Amended(Arc<Assignment>),
+    Tried(Tried),
     Read(Result<(), millrace_postgres::Error>),
     Flush,
     Status,
@@ -270,10 +302,7 @@ impl Pump<'_> {
             while !self.unacknowledged.is_empty() {
                 tokio::select! {
                     () = signals.drain.cancelled() => return Ok(Caught::Drain),
-                    table = signals.acknowledgements.recv() => match table {
-                        Some(table) => self.acknowledged(&table),
-                        None => return Ok(Caught::Drain),
-                    },
+                    recorded = signals.recorded.next() => self.acknowledged(&recorded),
                 }
             }
             if caught == Caught::Drain {
@@ -320,14 +349,11 @@ impl Pump<'_> {
                     self.source = self.source.max(lsn);
                     let mut step =
                         self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
-                    if let Step::SchemaChanged { table, relation } = step {
-                        self.follow(table, &relation).await?;
+                    let mut followed = None;
+                    while let Step::SchemaChanged { table, relation } = step {
+                        self.follow_once(table, &relation, &mut followed).await?;
                         step =
                             self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
-                        if let Step::SchemaChanged { table, .. } = step {
-                            self.misfit(table).await?;
-                            continue;
-                        }
                     }
                     self.step(step).await?;
                     continue;
@@ -344,7 +370,11 @@ impl Pump<'_> {
                 Some(arrived) = self.arriving.join_next() => {
                     self.arrived(arrived.map_err(|_| vec![super::stopped()])?).await?;
                 }
-                Some(table) = signals.acknowledgements.recv() => self.acknowledged(&table),
+                recorded = signals.recorded.next() => self.acknowledged(&recorded),
+                Some(tried) = self.trying.join_next() => {
+                    self.tried(tried.map_err(|_| vec![super::stopped()])?).await?;
+                }
+                amended = amendment(&mut signals.amendments) => self.amend(&amended).await?,
                 _ = report.tick() => self.report(),
                 read = reader.fill() => read.map_err(|error| self.bulk_failed(&error))?,
             }
@@ -394,7 +424,9 @@ impl Pump<'_> {
                 Some(arrived) = self.arriving.join_next() => {
                     Wake::Arrived(arrived.map_err(|_| vec![super::stopped()])?)
                 }
-                Some(table) = signals.acknowledgements.recv() => Wake::Acknowledged(table),
+                recorded = signals.recorded.next() => Wake::Acknowledged(recorded),
+                amended = amendment(&mut signals.amendments) => Wake::Amended(amended),
+                Some(tried) = self.trying.join_next() => Wake::Tried(tried.map_err(|_| vec![super::stopped()])?),
                 // 3. PostgreSQL must hear of us, also when nothing can be read.
                 _ = status.tick() => Wake::Status,
                 _ = report.tick() => Wake::Report,
@@ -406,11 +438,19 @@ impl Pump<'_> {
             match wake {
                 Wake::Drain => return self.drain(signals).await,
                 Wake::Arrived(arrived) => self.arrived(arrived).await?,
-                Wake::Acknowledged(table) => {
-                    self.acknowledged(&table);
+                Wake::Acknowledged(recorded) => {
+                    self.acknowledged(&recorded);
                     self.acknowledge(false).await?;
                 }
-                Wake::Status => self.acknowledge(false).await?,
+                Wake::Amended(amended) => {
+                    self.amend(&amended).await?;
+                    self.report();
+                }
+                Wake::Tried(tried) => self.tried(tried).await?,
+                Wake::Status => {
+                    self.give_up_held().await;
+                    self.acknowledge(false).await?;
+                }
                 Wake::Report => self.report(),
                 Wake::Flush => self.send().await?,
                 Wake::Read(read) => {
@@ -453,14 +493,15 @@ impl Pump<'_> {
                     self.source = self.source.max(end);
                     let step =
                         self.applier.apply(start, payload).map_err(|error| vec![broken_stream(&error)])?;
-                    if let Step::SchemaChanged { table, relation } = step {
+                    if let Step::SchemaChanged { .. } = step {
                         let message = payload.to_vec();
-                        self.follow(table, &relation).await?;
-                        let again = self.applier.apply(start, &message);
-                        let again = again.map_err(|error| vec![broken_stream(&error)])?;
-                        if let Step::SchemaChanged { table, .. } = again {
-                            self.misfit(table).await?;
-                            continue;
+                        let (mut again, mut followed) = (step, None);
+                        while let Step::SchemaChanged { table, relation } = again {
+                            self.follow_once(table, &relation, &mut followed).await?;
+                            again = self
+                                .applier
+                                .apply(start, &message)
+                                .map_err(|error| vec![broken_stream(&error)])?;
                         }
                         again
                     } else if let Step::Spool { transaction, subtransaction } = step {
@@ -487,13 +528,10 @@ impl Pump<'_> {
                 messages.next().await.map_err(|error| vec![spool_failed(&error)])?
             {
                 let mut step = self.replayed(lsn, message, &commit)?;
-                if let Step::SchemaChanged { table, relation } = step {
-                    self.follow(table, &relation).await?;
+                let mut followed = None;
+                while let Step::SchemaChanged { table, relation } = step {
+                    self.follow_once(table, &relation, &mut followed).await?;
                     step = self.replayed(lsn, message, &commit)?;
-                    if let Step::SchemaChanged { table, .. } = step {
-                        self.misfit(table).await?;
-                        continue;
-                    }
                 }
                 Box::pin(self.step(step)).await?;
                 if self.is_full() {
@@ -529,6 +567,19 @@ impl Pump<'_> {
             }
         }
         self.send().await
+    }
+
+    /// Lets a table follow its source; where its rows do not fit its new definition either, it is set aside.
+    async fn follow_once(
+        &mut self,
+        table: TableIndex,
+        relation: &Relation,
+        followed: &mut Option<TableIndex>,
+    ) -> Result<(), Vec<Problem>> {
+        if followed.replace(table) == Some(table) {
+            return self.misfit(table).await;
+        }
+        self.follow(table, relation).await
     }
 
     /// The table's rows do not fit its new definition either.
@@ -592,7 +643,11 @@ impl Pump<'_> {
                 let keeps = |table: &TableIndex| self.planned[table.0].target.engine != TableEngine::Null;
                 let tables: Vec<TableIndex> = tables.into_iter().filter(keeps).collect();
                 for TableIndex(index) in tables {
-                    self.truncate(index, lsn).await?;
+                    if self.planned[index].copying {
+                        self.void_copy(TableIndex(index)).await;
+                    } else {
+                        self.truncate(index, lsn).await?;
+                    }
                     self.changes += 1;
                 }
             }
@@ -626,8 +681,11 @@ impl Pump<'_> {
             Err(reasons) => return self.give_up(table, cannot(&reasons)).await,
         };
         let facts = self.stream.destination;
-        let mut planned = tables::plan(&self.stream.spec, &evolution.definition, &self.destination, facts)?;
-        planned.ignored = evolution.ignored;
+        let held = &self.planned[table.0];
+        let (id, copying, begins) = (held.id, held.copying, held.begins);
+        let planned =
+            tables::plan(&self.stream.spec, &held.spec, &evolution.definition, &self.destination, facts)?;
+        let planned = PlannedTable { id, copying, begins, ignored: evolution.ignored, ..planned };
         let mut patience = Patience::new(&name);
         while let Err(error) = self.destination.alter_columns(&planned.target, &evolution.alterations).await {
             if let Err(problem) = patience.wait(&error).await {
@@ -642,7 +700,7 @@ impl Pump<'_> {
         let definition = planned.definition.clone();
         let redefined = self.applier.redefine(table, planned.stream_table(), &evolution.gone);
         self.planned[table.0] = planned;
-        self.say(name, Report::TableChanged(Box::new(definition))).await;
+        self.say(id, Report::TableChanged(id, Box::new(definition))).await;
         if let Err(problem) = redefined {
             self.set_aside(vec![(table, *problem)]).await;
         }
@@ -741,24 +799,31 @@ impl Pump<'_> {
                 self.applier.supply_from_source(table, number, values);
             }
             self.applier.distrust_until(table, end);
-            let definition = &mut self.planned[table.0].definition;
-            definition.distrusted_until = definition.distrusted_until.max(end);
-            let definition = definition.clone();
-            self.say(definition.name.clone(), Report::TableChanged(Box::new(definition))).await;
+            let planned = &mut self.planned[table.0];
+            // Said only where it is news: what was said reaches further already.
+            if planned.definition.distrusted_until >= end {
+                continue;
+            }
+            planned.definition.distrusted_until = end;
+            let (id, definition) = (planned.id, Box::new(planned.definition.clone()));
+            self.say(id, Report::TableChanged(id, definition)).await;
         }
         Ok(())
     }
 
     async fn set_aside(&mut self, tables: Vec<(TableIndex, Problem)>) {
         for (index, problem) in tables {
-            let name = self.planned[index.0].definition.name.clone();
+            let PlannedTable { id, definition, .. } = &self.planned[index.0];
+            let (id, name) = (*id, &definition.name);
             tracing::warn!(table.name = %name, %problem, "table is set aside");
-            self.say(name, Report::TableSetAside(problem)).await;
+            self.struggling.remove(&index.0);
+            let problem = if problem.table.is_none() { problem.of_table(name) } else { problem };
+            self.say(id, Report::TableSetAside(id, problem)).await;
         }
     }
 
     /// Says something that must be in the catalog before the slot passes what led to it.
-    async fn say(&mut self, table: TableName, report: Report) {
+    async fn say(&mut self, table: TableId, report: Report) {
         if self.unacknowledged.is_empty() {
             self.held_at = self.durable;
         }
@@ -766,11 +831,13 @@ impl Pump<'_> {
         self.reporter.must_say(report).await;
     }
 
-    fn acknowledged(&mut self, table: &TableName) {
-        if let Some(times) = self.unacknowledged.get_mut(table) {
-            *times -= 1;
-            if *times == 0 {
-                self.unacknowledged.remove(table);
+    fn acknowledged(&mut self, recorded: &BTreeMap<TableId, usize>) {
+        for (table, times) in recorded {
+            if let Some(left) = self.unacknowledged.get_mut(table) {
+                *left = left.saturating_sub(*times);
+                if *left == 0 {
+                    self.unacknowledged.remove(table);
+                }
             }
         }
     }
@@ -795,7 +862,11 @@ impl Pump<'_> {
                     (self.destination.clone(), target.table.clone(), target.source.clone());
                 // The epoch is never used again, so no other content ever has this token.
                 let token = format!("{}-{}-{number}-{index}", self.stream.pipe, self.stream.epoch);
-                async move { deliver(&destination, &source, &table, &block, &token).await }
+                async move {
+                    let delivered = deliver(&destination, &source, &table, &block, &token, PATIENCE).await;
+                    let insert = HeldInsert { block, token, reserved: None };
+                    delivered.err().map(|problem| Refused { index, problem, insert })
+                }
             })
             .collect();
         let span = tracing::info_span!("insert", rows, tables = inserts.len());
@@ -804,15 +875,16 @@ impl Pump<'_> {
             async move {
                 let mut inserts = inserts.into_iter();
                 let mut running: FuturesUnordered<_> = inserts.by_ref().take(INSERTS).collect();
-                let mut result = Ok(());
+                let mut refused: Vec<Refused> = Vec::new();
                 while let Some(inserted) = running.next().await {
-                    result = result.and(inserted);
-                    if let Some(next) = inserts.next().filter(|_| result.is_ok()) {
-                        running.push(next);
-                    }
+                    refused.extend(inserted);
+                    running.extend(inserts.next());
                 }
-                drop(reserved);
-                Arrived { number, took: began.elapsed(), result }
+                // What is tried again keeps the memory.
+                if let Some(first) = refused.first_mut() {
+                    first.insert.reserved = Some(reserved);
+                }
+                Arrived { number, took: began.elapsed(), refused }
             }
             .instrument(span),
         );
@@ -821,7 +893,7 @@ impl Pump<'_> {
     }
 
     async fn arrived(&mut self, arrived: Arrived) -> Result<(), Vec<Problem>> {
-        arrived.result.map_err(|problem| vec![problem])?;
+        self.hold(arrived.refused)?;
         self.insert_took = (self.insert_took + arrived.took) / 2;
         if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == arrived.number) {
             batch.arrived = true;
@@ -875,7 +947,8 @@ impl Pump<'_> {
     /// What may be forgotten: everything that is durable, but no change that set a table aside before that is recorded. Neither PostgreSQL nor the coordinator,
     /// from whose record a later stream begins, ever hears of another position.
     fn forgettable(&self) -> Lsn {
-        if self.unacknowledged.is_empty() { self.durable } else { self.held_at }
+        let held = if self.unacknowledged.is_empty() { self.durable } else { self.held_at };
+        self.struggling.values().map(|struggle| struggle.held_at).fold(held, Lsn::min)
     }
 
     /// Tells PostgreSQL what it may forget.
@@ -888,7 +961,9 @@ impl Pump<'_> {
 
     fn report(&mut self) {
         let tables = self.table_changes.iter();
-        let tables = tables.map(|(index, changes)| (self.planned[*index].definition.name.clone(), *changes));
+        let tables = tables.map(|(index, changes)| (self.planned[*index].id, *changes));
+        let held = self.struggling.iter();
+        let held = held.map(|(index, struggle)| (self.planned[*index].id, struggle.problem.clone()));
         self.reporter.progress(Progress::Stream(StreamProgress {
             durable: self.forgettable(),
             source: self.source.max(self.log_end),
@@ -896,22 +971,22 @@ impl Pump<'_> {
             delay: self.delay,
             caught_up: self.goal.is_some_and(|goal| self.durable >= goal),
             tables: tables.collect(),
+            revision: self.stream.revision,
+            held: held.collect(),
         }));
     }
 
     /// Everything that was read is made durable, then the slot is released.
-    async fn drain(mut self, mut signals: Signals) -> Ending {
+    async fn drain(mut self, signals: Signals) -> Ending {
         tracing::info!("draining");
         self.arrive_all().await?;
         while !self.unacknowledged.is_empty() {
-            match signals.acknowledgements.recv().await {
-                Some(table) => self.acknowledged(&table),
-                None => break,
-            };
+            let recorded = signals.recorded.next().await;
+            self.acknowledged(&recorded);
         }
         self.acknowledge(false).await?;
         self.report();
-        let durable = self.durable;
+        let durable = self.forgettable();
         match self.reader.take() {
             Some(reader) => reader.finish().await.map_err(|error| vec![classify(&error)])?,
             None => self.advance_slot().await?,

@@ -3,9 +3,9 @@
 use millrace_apply::StreamTable;
 use millrace_clickhouse::{Destination, TargetTable};
 use millrace_mapping::{ColumnPlan, MappingOptions, override_columns, plan_columns};
-use millrace_model::spec::TableSpec;
-use millrace_model::work::DestinationFacts;
-use millrace_model::{PipeSpec, Problem, TableDefinition};
+use millrace_model::spec::{TableEngine, TableSpec};
+use millrace_model::work::{DestinationFacts, StreamedTable, TableWork};
+use millrace_model::{Lsn, PipeSpec, Problem, TableDefinition, TableId};
 
 /// A table's way from source to destination.
 pub(crate) struct PlannedTable {
@@ -15,19 +15,22 @@ pub(crate) struct PlannedTable {
     pub(crate) spec: TableSpec,
     /// Columns that appeared while the pipe ran and that its policy leaves out.
     pub(crate) ignored: Vec<String>,
+    /// Names the table in reports of a stream.
+    pub(crate) id: TableId,
+    /// Whether rows of it are being copied while changes of it are carried.
+    pub(crate) copying: bool,
+    /// Changes of transactions that committed before this are in the copy.
+    pub(crate) begins: Lsn,
 }
 
-/// Plans one table; fails only where the specification does not name it, which the coordinator never sends.
+/// Plans one table; fails where its specification does not fit what the source has.
 pub(crate) fn plan(
     spec: &PipeSpec,
+    table: &TableSpec,
     definition: &TableDefinition,
     destination: &Destination,
     facts: DestinationFacts,
 ) -> Result<PlannedTable, Vec<Problem>> {
-    let Some(table) = spec.tables.iter().find(|table| table.source == definition.name) else {
-        let message = format!("the assignment describes {} without specifying it", definition.name);
-        return Err(vec![Problem::operator("PROTOCOL_FAULT", message, "report it with the worker's log")]);
-    };
     let options =
         MappingOptions { allow_nullable_columns: spec.settings.allow_nullable_columns, time64: facts.time64 };
     let mut columns = plan_columns(definition, &options);
@@ -60,10 +63,30 @@ pub(crate) fn plan(
         target,
         spec: table.clone(),
         ignored: Vec::new(),
+        id: TableId::default(),
+        copying: false,
+        begins: Lsn::ZERO,
     })
 }
 
+/// Plans one table of a stream.
+pub(crate) fn plan_streamed(
+    spec: &PipeSpec,
+    streamed: &StreamedTable,
+    destination: &Destination,
+    facts: DestinationFacts,
+) -> Result<PlannedTable, Vec<Problem>> {
+    let TableWork { id, spec: table, definition } = &streamed.table;
+    let planned = plan(spec, table, definition, destination, facts)?;
+    Ok(PlannedTable { id: *id, copying: streamed.copying, begins: streamed.begins, ..planned })
+}
+
 impl PlannedTable {
+    /// Up to where the destination's rows may be younger than the stream: for ever, while rows are still being copied.
+    pub(crate) fn distrusted_until(&self) -> Lsn {
+        if self.copying { Lsn(u64::MAX) } else { self.definition.distrusted_until }
+    }
+
     /// The table as the stream needs it.
     pub(crate) fn stream_table(&self) -> StreamTable {
         StreamTable {
@@ -71,9 +94,14 @@ impl PlannedTable {
             columns: self.columns.clone(),
             excluded: [self.spec.excluded_columns.as_slice(), &self.ignored].concat(),
             sorting_key: self.spec.sorting_keys.clone(),
-            distrusted_until: self.definition.distrusted_until,
+            distrusted_until: self.distrusted_until(),
             held: Vec::new(),
             active: true,
+            // A ReplacingMergeTree shows a row once, however often it comes.
+            begins: match self.target.engine {
+                TableEngine::ReplacingMergeTree => Lsn::ZERO,
+                TableEngine::MergeTree | TableEngine::Null => self.begins,
+            },
         }
     }
 }
