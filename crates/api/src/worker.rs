@@ -214,10 +214,9 @@ impl From<&CoordinatorMessage> for wire::ConnectResponse {
             }
             CoordinatorMessage::Revoke(epoch) => Response::Revoke(wire::Revoke { epoch: epoch.0 }),
             CoordinatorMessage::Drain(epoch) => Response::Drain(wire::Drain { epoch: epoch.0 }),
-            CoordinatorMessage::Recorded { epoch, table } => Response::Recorded(wire::Recorded {
-                epoch: epoch.0,
-                table_id: table.map(|id| id.0),
-            }),
+            CoordinatorMessage::Recorded { epoch, table } => {
+                Response::Recorded(wire::Recorded { epoch: epoch.0, table_id: table.map(|id| id.0) })
+            }
             CoordinatorMessage::Inspect(inspection) => Response::Inspect(write_inspection(inspection)),
         };
         Self { message: Some(message) }

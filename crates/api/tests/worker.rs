@@ -9,14 +9,15 @@ use millrace_model::spec::{
     ClickHouseDestination, PipeSettings, PostgresSource, ReplicationMode, TableSpec, TlsMode,
 };
 use millrace_model::work::{
-    Assignment, DestinationFacts, Hello, Outcome, Progress, Report, SlotRequest, StreamProgress, TableSize,
-    Work,
+    Assignment, DestinationFacts, Hello, Outcome, Progress, Report, SlotRequest, StreamProgress,
+    StreamedTable, Swap, TableSize, TableWork, Work,
 };
 use millrace_model::{
     Epoch, Lsn, PageRange, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret, SourceColumn,
-    TableDefinition, TableName,
+    TableDefinition, TableId, TableName,
 };
 use proptest::prelude::*;
+use wire::assign::Work as WireWork;
 use wire::connect_request::Message as Request;
 use wire::connect_response::Message as Response;
 
@@ -107,43 +108,82 @@ fn problems() -> Vec<Problem> {
     ]
 }
 
+/// The table as one that is copied anew: written under a name of its own.
+fn table() -> TableWork {
+    let spec = TableSpec { target: "orders_resync_5".to_owned(), ..TableSpec::new(orders(), "orders") };
+    TableWork { id: TableId(5), spec, definition: definition() }
+}
+
+fn swap(replaces: Option<&str>) -> Swap {
+    Swap {
+        id: TableId(5),
+        source: orders(),
+        target: "orders".to_owned(),
+        copied: "orders_resync_5".to_owned(),
+        uuid: "6ba7b810-9dad-11d1-80b4-00c04fd430c8".to_owned(),
+        replaces: replaces.map(str::to_owned),
+    }
+}
+
 fn works() -> Vec<Work> {
-    let tables = vec![definition()];
+    let definitions = vec![definition()];
     let destination = DestinationFacts { time64: true };
     let name = "slot".to_owned();
-    vec![
-        Work::Provision,
-        Work::SetUp { tables: tables.clone(), destination, clear: true },
-        Work::Snapshot { slot: SlotRequest::Create { name: name.clone() }, tables: tables.clone() },
-        Work::Snapshot { slot: SlotRequest::None, tables: tables.clone() },
-        Work::Snapshot { slot: SlotRequest::Existing { name: name.clone() }, tables: tables.clone() },
-        Work::Copy {
-            table: definition(),
-            snapshot_name: "00000003-1".to_owned(),
-            partition: 4,
-            range: PageRange { first: 5, end: Some(6) },
-            destination,
-        },
-        Work::Copy {
-            table: definition(),
-            snapshot_name: "00000003-1".to_owned(),
-            partition: 0,
-            range: PageRange::ALL,
-            destination,
-        },
-        Work::Stream {
-            slot_name: name.clone(),
-            publication_name: "publication".to_owned(),
-            system_identifier: u64::MAX,
-            consistent_point: Lsn(1),
-            durable: Lsn(2),
-            tables,
-            destination,
-        },
+    let create = |failover| SlotRequest::Create { name: "slot".to_owned(), failover };
+    let existing = SlotRequest::Existing { name: name.clone() };
+    let snapshots =
+        [create(false), create(true), SlotRequest::None, SlotRequest::Temporary, existing.clone()];
+    let set_up = |slot, publication| Work::SetUp {
+        tables: vec![table()],
+        destination,
+        clear: true,
+        publication,
+        slot,
+    };
+    let publication = Some(("publication".to_owned(), vec![orders(), TableName::new("a", "B")]));
+    let copy = |partition, range| Work::Copy {
+        table: table(),
+        snapshot_name: "00000003-1".to_owned(),
+        partition,
+        range,
+        destination,
+    };
+    let stream = |copying, begins, swaps| Work::Stream {
+        slot_name: "slot".to_owned(),
+        publication_name: "publication".to_owned(),
+        system_identifier: u64::MAX,
+        consistent_point: Lsn(1),
+        durable: Lsn(2),
+        revision: u64::MAX,
+        tables: vec![StreamedTable { table: table(), copying, begins }],
+        swaps,
+        destination,
+    };
+    let teardown = |slot_name, publication_name, tables: &[&str]| Work::Teardown {
+        slot_name,
+        publication_name,
+        tables: tables.iter().map(|table| (*table).to_owned()).collect(),
+    };
+    let mut works = vec![
+        copy(4, PageRange { first: 5, end: Some(6) }),
+        copy(0, PageRange::ALL),
+        Work::Provision { anew: false },
+        Work::Provision { anew: true },
+        set_up(None, None),
+        set_up(None, publication.clone()),
+        set_up(Some(create(false)), publication.clone()),
+        set_up(Some(create(true)), Some(("publication".to_owned(), Vec::new()))),
+        set_up(Some(existing), None),
+        stream(false, Lsn::ZERO, vec![]),
+        stream(true, Lsn(u64::MAX), vec![swap(None), swap(Some("9"))]),
+        Work::Swap { swaps: vec![swap(None), swap(Some("9"))] },
+        Work::Clean { tables: vec!["orders_resync_5".to_owned(), "a \"b\"".to_owned()] },
         Work::Release { slot_name: name.clone() },
-        Work::Teardown { slot_name: Some(name), publication_name: None },
-        Work::Teardown { slot_name: None, publication_name: Some("publication".to_owned()) },
-    ]
+        teardown(Some(name), None, &["orders"]),
+        teardown(None, Some("publication".to_owned()), &[]),
+    ];
+    works.extend(snapshots.map(|slot| Work::Snapshot { slot, tables: definitions.clone() }));
+    works
 }
 
 fn assignment(work: Work) -> Assignment {
@@ -159,7 +199,9 @@ fn reports() -> Vec<Report> {
         changes: 3,
         delay: Some(Duration::from_micros(4)),
         caught_up: true,
-        tables: vec![(orders(), 5)],
+        tables: vec![(TableId(0), 5), (TableId(u32::MAX), 0)],
+        revision: u64::MAX,
+        held: vec![(TableId(0), problems().swap_remove(1))],
     };
     vec![
         Report::Progress(Progress::SnapshotReady {
@@ -177,14 +219,22 @@ fn reports() -> Vec<Report> {
             warnings: problems(),
             destination: DestinationFacts { time64: true },
         }),
-        Report::Finished(Outcome::SetUp),
+        Report::Finished(Outcome::SetUp {
+            tables: vec![(TableId(0), "uuid".to_owned()), (TableId(u32::MAX), "other".to_owned())],
+            begins: Lsn(7),
+        }),
+        Report::Finished(Outcome::SetUp { tables: vec![], begins: Lsn::ZERO }),
+        Report::Finished(Outcome::Swapped { tables: vec![TableId(0), TableId(3)] }),
+        Report::Finished(Outcome::Cleaned),
         Report::Finished(Outcome::Copied { rows: 1, bytes: 2 }),
         Report::Finished(Outcome::Drained { durable: Lsn(6) }),
         Report::Finished(Outcome::Released),
         Report::Finished(Outcome::TornDown { left_behind: problems() }),
         Report::Failed(problems()),
-        Report::TableChanged(Box::new(definition())),
-        Report::TableSetAside(Problem::operator("A", "m", "r").of_table(&orders())),
+        Report::TableChanged(TableId(0), Box::new(definition())),
+        Report::TableSetAside(TableId(4), Problem::operator("A", "m", "r").of_table(&orders())),
+        Report::TableSetAside(TableId(4), problems().swap_remove(1).of_table(&orders())),
+        Report::TableSwapped(TableId(5)),
     ]
 }
 
@@ -221,13 +271,15 @@ fn every_message_of_a_coordinator_is_read_back() {
         CoordinatorMessage::Revoke(Epoch(1)),
         CoordinatorMessage::Drain(Epoch(2)),
         CoordinatorMessage::Recorded { epoch: Epoch(3), table: None },
-        CoordinatorMessage::Recorded { epoch: Epoch(3), table: Some(orders()) },
+        CoordinatorMessage::Recorded { epoch: Epoch(3), table: Some(TableId(0)) },
+        CoordinatorMessage::Recorded { epoch: Epoch(3), table: Some(TableId(9)) },
     ];
     for subject in [InspectionSubject::Pipe(Box::new(spec())), InspectionSubject::Source(spec().source)] {
         let trace = [("tracestate".to_owned(), "a=b".to_owned())].into();
         messages.push(CoordinatorMessage::Inspect(Box::new(Inspection { request_id: 7, subject, trace })));
     }
     messages.extend(works().into_iter().map(|work| CoordinatorMessage::Assign(Box::new(assignment(work)))));
+    messages.extend(works().into_iter().map(|work| CoordinatorMessage::Amend(Box::new(assignment(work)))));
     for message in messages {
         assert_eq!(CoordinatorMessage::try_from(wire::ConnectResponse::from(&message)), Ok(message));
     }
@@ -235,7 +287,8 @@ fn every_message_of_a_coordinator_is_read_back() {
 
 #[test]
 fn an_assignment_may_name_no_table_at_all() {
-    let mut teardown = assignment(Work::Teardown { slot_name: None, publication_name: None });
+    let nothing = Work::Teardown { slot_name: None, publication_name: None, tables: vec![] };
+    let mut teardown = assignment(nothing);
     teardown.spec.tables.clear();
     let message = CoordinatorMessage::Assign(Box::new(teardown));
     assert_eq!(CoordinatorMessage::try_from(wire::ConnectResponse::from(&message)), Ok(message));
@@ -243,7 +296,14 @@ fn an_assignment_may_name_no_table_at_all() {
 
 proptest! {
     #[test]
-    fn stream_progress_is_read_back(durable: u64, source: u64, changes: u64, delay in 0..u64::MAX, caught_up: bool) {
+    fn stream_progress_is_read_back(
+        durable: u64,
+        source: u64,
+        changes: u64,
+        revision: u64,
+        delay in 0..u64::MAX,
+        caught_up: bool,
+    ) {
         let report = Report::Progress(Progress::Stream(StreamProgress {
             durable: Lsn(durable),
             source: Lsn(source),
@@ -251,10 +311,16 @@ proptest! {
             delay: (delay > 0).then(|| Duration::from_micros(delay)),
             caught_up,
             tables: Vec::new(),
+            revision,
+            held: Vec::new(),
         }));
         let message = WorkerMessage::Report { epoch: Epoch(1), report };
         prop_assert_eq!(WorkerMessage::try_from(wire::ConnectRequest::from(&message)), Ok(message));
     }
+}
+
+fn definition_of(copy: &mut wire::CopyWork) -> &mut wire::TableDefinition {
+    copy.table.as_mut().unwrap().definition.as_mut().unwrap()
 }
 
 fn refusal_of_request(message: Request) -> String {
@@ -270,7 +336,7 @@ fn refusal_of_response(message: Response) -> String {
 #[test]
 fn what_breaks_the_protocol_is_refused_with_its_path() {
     let Response::Assign(assign) = wire::ConnectResponse::from(&CoordinatorMessage::Assign(Box::new(
-        assignment(works().swap_remove(5)),
+        assignment(works().swap_remove(0)),
     )))
     .message
     .unwrap() else {
@@ -283,8 +349,9 @@ fn what_breaks_the_protocol_is_refused_with_its_path() {
         }
         refusal_of_response(Response::Assign(assign))
     };
+    let with_work = |work| Response::Assign(wire::Assign { work: Some(work), ..assign.clone() });
     let column_type = |copy: &mut wire::CopyWork, edit: fn(&mut wire::TypeDefinition)| {
-        edit(copy.table.as_mut().unwrap().columns[1].r#type.as_mut().unwrap());
+        edit(definition_of(copy).columns[1].r#type.as_mut().unwrap());
     };
     let told = [
         WorkerMessage::try_from(wire::ConnectRequest::default()).unwrap_err().to_string(),
@@ -300,13 +367,14 @@ fn what_breaks_the_protocol_is_refused_with_its_path() {
         refusal_of_request(Request::Progress(wire::Progress::default())),
         refusal_of_request(Request::Finished(wire::Finished {
             epoch: 0,
-            result: Some(wire::finished::Result::SetUp(wire::SetUpResult {})),
+            result: Some(wire::finished::Result::SetUp(wire::SetUpResult::default())),
         })),
         refusal_of_request(Request::Failed(wire::Failed { epoch: 1, problems: Vec::new() })),
         refusal_of_request(Request::Failed(wire::Failed { epoch: 1, problems: vec![Default::default()] })),
         refusal_of_request(Request::TableSetAside(wire::TableSetAside {
             epoch: 1,
             problem: Some((&problems()[1]).into()),
+            ..Default::default()
         })),
         refusal_of_response(Response::Welcome(wire::Welcome::default())),
         refusal_of_response(Response::Revoke(wire::Revoke::default())),
@@ -319,10 +387,34 @@ fn what_breaks_the_protocol_is_refused_with_its_path() {
         with_copy(|copy| copy.table = None),
         with_copy(|copy| copy.end_page = Some(1)),
         with_copy(|copy| copy.snapshot_name.clear()),
-        with_copy(|copy| copy.table.as_mut().unwrap().key.push("absent".to_owned())),
-        with_copy(|copy| copy.table.as_mut().unwrap().columns[0].attribute = 40_000),
-        with_copy(|copy| copy.table.as_mut().unwrap().columns[0].r#type = None),
-        with_copy(|copy| copy.table.as_mut().unwrap().name = "orders".to_owned()),
+        with_copy(|copy| definition_of(copy).key.push("absent".to_owned())),
+        with_copy(|copy| definition_of(copy).columns[0].attribute = 40_000),
+        with_copy(|copy| definition_of(copy).columns[0].r#type = None),
+        with_copy(|copy| definition_of(copy).name = "orders".to_owned()),
+        with_copy(|copy| copy.table.as_mut().unwrap().definition = None),
+        with_copy(|copy| copy.table.as_mut().unwrap().mapping = None),
+        refusal_of_response(Response::Amend(wire::Amend { assign: None })),
+        refusal_of_response(with_work(WireWork::Clean(wire::CleanWork { tables: vec![String::new()] }))),
+        refusal_of_response(with_work(WireWork::Swap(wire::SwapWork { swaps: vec![Default::default()] }))),
+        refusal_of_response(with_work(WireWork::SetUp(wire::SetUpWork {
+            publication_tables: vec!["orders".to_owned()],
+            ..Default::default()
+        }))),
+        refusal_of_response(with_work(WireWork::Stream(wire::StreamWork {
+            slot_name: "s".to_owned(),
+            publication_name: "p".to_owned(),
+            tables: vec![Default::default()],
+            ..Default::default()
+        }))),
+        refusal_of_request(Request::TableChanged(wire::TableChanged { epoch: 1, ..Default::default() })),
+        refusal_of_request(Request::TableSwapped(wire::TableSwapped { epoch: 0, table_id: 1 })),
+        refusal_of_request(Request::Progress(wire::Progress {
+            epoch: 1,
+            progress: Some(wire::progress::Progress::Stream(wire::StreamProgress {
+                held: vec![Default::default()],
+                ..Default::default()
+            })),
+        })),
     ];
     let mut nested = assign.clone();
     if let Some(wire::assign::Work::Copy(copy)) = &mut nested.work {

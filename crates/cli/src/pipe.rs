@@ -204,7 +204,7 @@ async fn delete(
     // Watched from before on, so that nothing that happens on the way is missed.
     let mut watcher = Watcher::new(clients.clone(), name);
     watcher.next().await.map_err(refused)?;
-    let request = wire::DeleteRequest { name: name.to_owned() };
+    let request = wire::DeleteRequest { name: name.to_owned(), drop_tables: false };
     let response = clients.pipes.delete(request).await.map_err(|status| refused(status.into()))?.into_inner();
     let mut left_behind = Vec::new();
     let mut last = response.pipe.clone().unwrap_or_default();

@@ -37,6 +37,7 @@ pub(crate) fn mode_word(mode: wire::ReplicationMode) -> &'static str {
         wire::ReplicationMode::Unspecified => "-",
         wire::ReplicationMode::Cdc => "cdc",
         wire::ReplicationMode::Snapshot => "snapshot",
+        wire::ReplicationMode::CdcOnly => "cdc_only",
     }
 }
 

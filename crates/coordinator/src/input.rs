@@ -46,9 +46,14 @@ pub(crate) enum Wish {
     Pause,
     Resume,
     /// Copies these tables anew, or all where none is named.
-    Resync { tables: Vec<TableName>, settings: Option<SnapshotSettings> },
+    Resync {
+        tables: Vec<TableName>,
+        settings: Option<SnapshotSettings>,
+    },
     Retry(TableName),
-    Delete { drop_tables: bool },
+    Delete {
+        drop_tables: bool,
+    },
 }
 
 /// An edit of a pipe's specification.

@@ -296,8 +296,7 @@ impl<C: Catalog> PipeService for Pipes<C> {
         let tables = request.tables.iter().enumerate();
         let tables = tables.map(|(index, table)| table_name(&format!("tables[{index}]"), table));
         let tables = tables.collect::<Result<_, _>>()?;
-        let pipe =
-            self.command(request.name, Wish::Resync { tables, settings: request.settings }).await?;
+        let pipe = self.command(request.name, Wish::Resync { tables, settings: request.settings }).await?;
         Ok(Response::new(pb::ResyncResponse { pipe }))
     }
 

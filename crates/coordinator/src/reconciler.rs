@@ -134,12 +134,10 @@ impl<C: Catalog> Reconciler<C> {
     fn take(&mut self, input: Input) {
         match input {
             Input::Create { spec, trace, reply } => self.create(*spec, trace, reply),
-            Input::Command { name, wish, trace, reply } => {
-                match self.carry_out(&name, wish, trace) {
-                    Ok(id) => self.reply_with_view(id, reply, |view| view),
-                    Err(rejection) => answer(reply, Err(rejection)),
-                }
-            }
+            Input::Command { name, wish, trace, reply } => match self.carry_out(&name, wish, trace) {
+                Ok(id) => self.reply_with_view(id, reply, |view| view),
+                Err(rejection) => answer(reply, Err(rejection)),
+            },
             Input::Edit { edit, trace, reply } => match self.edit(*edit, trace) {
                 Ok((id, differences)) => {
                     self.reply_with_view(id, reply, |pipe| Edited { pipe, differences });
@@ -364,8 +362,8 @@ impl<C: Catalog> Reconciler<C> {
         let revision = pipe.aggregate.pipe().last_event;
         let followed = pipe.aggregate.followed_revision();
         let outcome = pipe.aggregate.report(worker, epoch, report, now());
-        let pipe_decided = pipe.aggregate.pipe().last_event != revision
-            || pipe.aggregate.followed_revision() != followed;
+        let pipe_decided =
+            pipe.aggregate.pipe().last_event != revision || pipe.aggregate.followed_revision() != followed;
         match outcome {
             Err(stale) => {
                 tracing::warn!(worker.id = %worker, pipe.id = %id, assignment.epoch = %epoch, "{stale}");

@@ -273,16 +273,8 @@ impl PipeAggregate {
     /// What must be stored, where anything must. The version counts as stored from here on: a caller whose commit fails loads the pipe anew.
     pub fn take_changes(&mut self) -> Option<PipeChanges> {
         let touched = std::mem::take(&mut self.touched);
-        let Touched {
-            pipe,
-            tables,
-            removed_tables,
-            partitions,
-            assignments,
-            withdrawn,
-            events,
-            removed,
-        } = touched;
+        let Touched { pipe, tables, removed_tables, partitions, assignments, withdrawn, events, removed } =
+            touched;
         let nothing = !pipe
             && tables.is_empty()
             && removed_tables.is_empty()
@@ -303,10 +295,7 @@ impl PipeAggregate {
         Some(PipeChanges {
             expected_version,
             pipe: pipe.then(|| self.pipe.clone()),
-            tables: tables
-                .iter()
-                .filter_map(|id| Some(self.table(*id)?.record.clone()))
-                .collect(),
+            tables: tables.iter().filter_map(|id| Some(self.table(*id)?.record.clone())).collect(),
             removed_tables,
             partitions: partitions.iter().filter_map(partition).collect(),
             assignments: assignments

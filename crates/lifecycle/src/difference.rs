@@ -32,11 +32,8 @@ impl Difference {
             let tables = one.tables.iter().map(|table| table.source.clone());
             tables.filter(|source| find(other, source).is_none()).collect()
         };
-        let mut difference = Self {
-            added: only_in(after, before),
-            removed: only_in(before, after),
-            ..Self::default()
-        };
+        let mut difference =
+            Self { added: only_in(after, before), removed: only_in(before, after), ..Self::default() };
         for table in &after.tables {
             if let Some(old) = find(before, &table.source) {
                 let what = table_changes(&old, table);
@@ -115,8 +112,7 @@ impl Difference {
 
     /// What asks for a copy anew, in words.
     pub fn needing_resync(&self) -> Vec<String> {
-        let tables =
-            self.changed.iter().map(|(table, what)| format!("{} of {table}", what.join(" and ")));
+        let tables = self.changed.iter().map(|(table, what)| format!("{} of {table}", what.join(" and ")));
         tables.chain(self.all_anew.iter().map(|what| (*what).to_owned())).collect()
     }
 }
@@ -136,9 +132,8 @@ fn table_changes(old: &TableSpec, new: &TableSpec) -> Vec<&'static str> {
 impl Difference {
     /// One sentence for each thing that differs.
     pub fn in_words(&self) -> Vec<String> {
-        let names = |tables: &[TableName]| {
-            tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let names =
+            |tables: &[TableName]| tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let mut parts = Vec::new();
         if !self.added.is_empty() {
             parts.push(format!("adds {}", names(&self.added)));

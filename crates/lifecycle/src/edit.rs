@@ -81,9 +81,8 @@ impl PipeAggregate {
     pub fn resync(&mut self, tables: &[TableName], now: Timestamp) -> Result<(), Refusal> {
         let command = Command::Resync;
         self.check(command)?;
-        let unfit = |reason: String, remedy: &str| {
-            Err(Refusal::Unfit { command, reason, remedy: remedy.to_owned() })
-        };
+        let unfit =
+            |reason: String, remedy: &str| Err(Refusal::Unfit { command, reason, remedy: remedy.to_owned() });
         if !self.pipe.spec.mode.copies() {
             let reason = "replicationMode cdc_only copies nothing".to_owned();
             return unfit(reason, "make a pipe with replicationMode: cdc");
@@ -103,7 +102,11 @@ impl PipeAggregate {
             return unfit(reason, "resync the whole pipe");
         }
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
-        let what = if names.is_empty() { "resync requested".to_owned() } else { format!("resync of {} requested", names.join(", ")) };
+        let what = if names.is_empty() {
+            "resync requested".to_owned()
+        } else {
+            format!("resync of {} requested", names.join(", "))
+        };
         self.requested(what.clone(), now);
         if slot_is_gone {
             self.give_up_slot(now);
@@ -155,7 +158,9 @@ impl PipeAggregate {
         let mut successors = Vec::new();
         for original in originals {
             self.give_up_successor(*original);
-            let Some(source) = self.table(*original).map(|table| table.record.source().clone()) else { continue };
+            let Some(source) = self.table(*original).map(|table| table.record.source().clone()) else {
+                continue;
+            };
             let spec = self.pipe.spec.tables.iter().find(|table| table.source == source).cloned();
             successors.extend(spec.map(|spec| self.add_table(spec, Some(*original), now)));
         }
@@ -185,19 +190,22 @@ impl PipeAggregate {
     pub fn retry(&mut self, source: &TableName, now: Timestamp) -> Result<(), Refusal> {
         let command = Command::Retry;
         self.check(command)?;
-        let unfit = |reason: String, remedy: &str| {
-            Err(Refusal::Unfit { command, reason, remedy: remedy.to_owned() })
-        };
+        let unfit =
+            |reason: String, remedy: &str| Err(Refusal::Unfit { command, reason, remedy: remedy.to_owned() });
         let Some(original) = self.original(source).map(|table| table.record.clone()) else {
             let reason = format!("{source} is not a table of the pipe");
             return unfit(reason, "`millrace pipe tables` lists them");
         };
         let successor = self.successor(original.id).map(|table| table.record.state);
-        let failed = original.state == TableState::SetAside && successor.is_none_or(|state| !state.is_active())
+        let failed = original.state == TableState::SetAside
+            && successor.is_none_or(|state| !state.is_active())
             || successor == Some(TableState::SetAside);
         if !failed {
             let reason = format!("{source} is {}", successor.unwrap_or(original.state));
-            return unfit(reason, "only a table that is set aside can be retried; resync copies any table anew");
+            return unfit(
+                reason,
+                "only a table that is set aside can be retried; resync copies any table anew",
+            );
         }
         if !self.pipe.spec.mode.copies() {
             let reason = "replicationMode cdc_only copies nothing".to_owned();
@@ -229,9 +237,11 @@ impl PipeAggregate {
         if difference.is_empty() {
             return Ok(difference);
         }
-        if let Some((command, reason, remedy)) = difference.refused.first().map(|(what, remedy)| {
-            (Command::ChangeSettings, what.clone(), (*remedy).to_owned())
-        }) {
+        if let Some((command, reason, remedy)) = difference
+            .refused
+            .first()
+            .map(|(what, remedy)| (Command::ChangeSettings, what.clone(), (*remedy).to_owned()))
+        {
             return Err(Refusal::Unfit { command, reason, remedy });
         }
         self.check(Command::ChangeSettings)?;
@@ -265,7 +275,9 @@ impl PipeAggregate {
                 return Err(Refusal::Unfit {
                     command: Command::ChangeSettings,
                     reason: format!("{} needs a resync", reasons.join(", ")),
-                    remedy: "apply it with --resync: the tables are copied anew while readers keep what they have".to_owned(),
+                    remedy:
+                        "apply it with --resync: the tables are copied anew while readers keep what they have"
+                            .to_owned(),
                 });
             }
         }
@@ -298,8 +310,7 @@ impl PipeAggregate {
     fn begin_additions(&mut self, added: &[TableName], cause: &str, now: Timestamp) {
         let specs = self.pipe.spec.tables.iter().filter(|table| added.contains(&table.source));
         let specs: Vec<_> = specs.cloned().collect();
-        let tables: Vec<TableId> =
-            specs.into_iter().map(|table| self.add_table(table, None, now)).collect();
+        let tables: Vec<TableId> = specs.into_iter().map(|table| self.add_table(table, None, now)).collect();
         self.begin_round(Purpose::Addition, &tables);
         if matches!(self.pipe.state, PipeState::Running | PipeState::Completed) {
             let _ = self.advance(PipeEvent::TablesAdded, cause.to_owned(), Actor::User, now);

@@ -164,8 +164,7 @@ pub fn transition(state: PipeState, event: PipeEvent) -> Result<PipeStep, Illega
         (
             S::Failed,
             E::ResumeRequested {
-                to:
-                    to @ (S::Provisioning | S::Setup | S::Snapshot | S::Running | S::Modifying | S::Resync),
+                to: to @ (S::Provisioning | S::Setup | S::Snapshot | S::Running | S::Modifying | S::Resync),
             },
         ) => step(to, &[]),
         (S::Running | S::Paused | S::Completed | S::Failed, E::ResyncRequested) => step(S::Setup, &[]),

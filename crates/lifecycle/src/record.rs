@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use millrace_model::work::DestinationFacts;
 use millrace_model::spec::TableSpec;
+use millrace_model::work::DestinationFacts;
 use millrace_model::{
     Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, Timestamp,
     WorkerId,
@@ -284,9 +284,10 @@ impl Task {
     /// The round that it is for, where it is one's.
     pub fn round(&self) -> Option<u32> {
         match self {
-            Task::Provision { round } | Task::SetUp { round } | Task::Snapshot { round } | Task::Swap { round } => {
-                Some(*round)
-            }
+            Task::Provision { round }
+            | Task::SetUp { round }
+            | Task::Snapshot { round }
+            | Task::Swap { round } => Some(*round),
             _ => None,
         }
     }

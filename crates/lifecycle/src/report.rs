@@ -134,11 +134,7 @@ impl PipeAggregate {
     }
 
     fn slot_made(&mut self, name: String, begins: Lsn, actor: &Actor, now: Timestamp) {
-        self.note(
-            format!("slot {name} stands; changes after {begins} will be streamed"),
-            actor.clone(),
-            now,
-        );
+        self.note(format!("slot {name} stands; changes after {begins} will be streamed"), actor.clone(), now);
         self.pipe.slot = Some(SlotRecord { name, consistent_point: begins });
         self.pipe.durable = begins;
         self.touch_pipe();

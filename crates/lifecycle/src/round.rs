@@ -128,14 +128,14 @@ impl PipeAggregate {
         let uncut: Vec<(TableId, Option<TableSize>)> = self
             .round_tables(number)
             .filter(|table| !table.cut)
-            .map(|table| {
-                (table.id, sizes.iter().find(|size| &size.table == table.source()).cloned())
-            })
+            .map(|table| (table.id, sizes.iter().find(|size| &size.table == table.source()).cloned()))
             .collect();
         for (id, size) in uncut {
             let Some(size) = size else {
                 // Without partitions it would wait for ever, and the pipe with it.
-                let Some(source) = self.table(id).map(|table| table.record.source().clone()) else { continue };
+                let Some(source) = self.table(id).map(|table| table.record.source().clone()) else {
+                    continue;
+                };
                 let problem = Problem::operator(
                     "SOURCE_TABLE_MISSING",
                     "the table went away between the checks and the copy",
@@ -278,7 +278,9 @@ impl PipeAggregate {
     }
 
     fn conclude_round(&mut self, number: u32, actor: &Actor, now: Timestamp) {
-        let Some((purpose, phase)) = self.round(number).map(|round| (round.purpose, round.phase)) else { return };
+        let Some((purpose, phase)) = self.round(number).map(|round| (round.purpose, round.phase)) else {
+            return;
+        };
         if phase == Phase::Copy {
             let for_good = !self.pipe.spec.mode.follows();
             let copied = |table: &TableRecord| {
@@ -350,9 +352,8 @@ impl PipeAggregate {
         // Each arm names an event that its state allows, so none of them can be refused.
         let (event, cause) = match self.pipe.state {
             PipeState::Setup => {
-                let described = |round: &RoundRecord| {
-                    round.purpose == Purpose::Tables || round.phase >= Phase::Copy
-                };
+                let described =
+                    |round: &RoundRecord| round.purpose == Purpose::Tables || round.phase >= Phase::Copy;
                 if !self.pipe.rounds.iter().all(described) {
                     return;
                 }

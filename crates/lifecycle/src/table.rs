@@ -127,18 +127,11 @@ pub fn transition(state: TableState, event: TableEvent) -> Result<TableState, Il
         (S::Swapping, E::SwappedBeforeStream) => Ok(S::Streaming),
         (S::Swapping, E::SwappedForGood) => Ok(S::Completed),
         (S::Waiting | S::Copying | S::Completed, E::CopyVoided) => Ok(S::Waiting),
+        (S::Waiting | S::Copying | S::CatchingUp | S::Streaming | S::Completed | S::Swapping, E::Broke) => {
+            Ok(S::SetAside)
+        }
         (
-            S::Waiting | S::Copying | S::CatchingUp | S::Streaming | S::Completed | S::Swapping,
-            E::Broke,
-        ) => Ok(S::SetAside),
-        (
-            S::Waiting
-            | S::Copying
-            | S::CatchingUp
-            | S::Streaming
-            | S::Completed
-            | S::Swapping
-            | S::SetAside,
+            S::Waiting | S::Copying | S::CatchingUp | S::Streaming | S::Completed | S::Swapping | S::SetAside,
             E::Removed,
         ) => Ok(S::Removed),
         (state, event) => Err(IllegalTableTransition { state, event }),

@@ -11,17 +11,15 @@ use crate::table::TableState;
 
 impl PipeAggregate {
     /// The assignment of a task; `None` where it cannot be given now.
-    pub(crate) fn assignment_of(
-        &self,
-        epoch: Epoch,
-        task: &Task,
-        trace: TraceContext,
-    ) -> Option<Assignment> {
+    pub(crate) fn assignment_of(&self, epoch: Epoch, task: &Task, trace: TraceContext) -> Option<Assignment> {
         let work = self.work(task)?;
         let tables = match task {
             Task::Provision { round } => self
                 .round_tables(*round)
-                .map(|table| millrace_model::spec::TableSpec { target: table.written.clone(), ..table.spec.clone() })
+                .map(|table| millrace_model::spec::TableSpec {
+                    target: table.written.clone(),
+                    ..table.spec.clone()
+                })
                 .collect(),
             _ => Vec::new(),
         };
@@ -215,7 +213,6 @@ impl PipeAggregate {
 }
 
 fn table_work(table: &TableRecord) -> Option<TableWork> {
-    let spec =
-        millrace_model::spec::TableSpec { target: table.written.clone(), ..table.spec.clone() };
+    let spec = millrace_model::spec::TableSpec { target: table.written.clone(), ..table.spec.clone() };
     Some(TableWork { id: table.id, spec, definition: table.definition.clone()? })
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::TableSpec;
-use crate::{Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, WorkerId};
+use crate::{
+    Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, WorkerId,
+};
 
 /// W3C trace context headers (`traceparent`, `tracestate`) of whatever led to a piece of work.
 pub type TraceContext = BTreeMap<String, String>;

@@ -69,10 +69,12 @@ async fn look(spec: &PipeSpec, pipe: Option<&PipeId>, inspection: &mut Inspectio
     }
     match spec.mode {
         ReplicationMode::Snapshot => inspection.system_identifier = session.system_identifier().await?,
-        ReplicationMode::Cdc | ReplicationMode::CdcOnly => match identify_system(&spec.source, APPLICATION).await {
-            Ok(identity) => inspection.system_identifier = identity.system_identifier,
-            Err(error) => inspection.problems.push(replication_problem(&error, &facts.role)),
-        },
+        ReplicationMode::Cdc | ReplicationMode::CdcOnly => {
+            match identify_system(&spec.source, APPLICATION).await {
+                Ok(identity) => inspection.system_identifier = identity.system_identifier,
+                Err(error) => inspection.problems.push(replication_problem(&error, &facts.role)),
+            }
+        }
     }
     let names: Vec<TableName> = spec.tables.iter().map(|table| table.source.clone()).collect();
     let found = discovery::find(&session, &names).await?;
@@ -179,7 +181,10 @@ fn server_problems(spec: &PipeSpec, pipe: Option<&PipeId>, facts: &Facts) -> Vec
     if spec.settings.enable_failover_slots && facts.version < FAILOVER_SLOTS {
         problems.push(Problem::operator(
             "SOURCE_NO_FAILOVER_SLOTS",
-            format!("the source is PostgreSQL {}, which cannot synchronise slots to standbys", facts.version / 10_000),
+            format!(
+                "the source is PostgreSQL {}, which cannot synchronise slots to standbys",
+                facts.version / 10_000
+            ),
             "upgrade the source to 17 or later, or leave enableFailoverSlots out",
         ));
     }
@@ -276,10 +281,7 @@ fn table_problems(spec: &PipeSpec, table: &TableSpec, found: &Found, role: &str)
             );
         }
         let further = table.sorting_keys.iter().any(|column| !key.contains(column));
-        if further
-            && spec.mode.follows()
-            && found.definition.replica_identity != ReplicaIdentity::Full
-        {
+        if further && spec.mode.follows() && found.definition.replica_identity != ReplicaIdentity::Full {
             problems.push(
                 Problem::operator(
                     "SORTING_KEY_NOT_IN_IDENTITY",

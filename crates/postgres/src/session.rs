@@ -248,13 +248,16 @@ impl Session {
     /// A right is missing, a table is gone, or the connection fails.
     pub async fn publish(&self, name: &str, tables: &[TableName]) -> Result<(), Error> {
         let what = "to make the publication";
-        let stands = !self.rows(what, "SELECT 1 FROM pg_publication WHERE pubname = $1", &[&name]).await?.is_empty();
+        let stands =
+            !self.rows(what, "SELECT 1 FROM pg_publication WHERE pubname = $1", &[&name]).await?.is_empty();
         let (name, tables) = (quote_identifier(name), tables.iter().map(quote_table).collect::<Vec<_>>());
         let tables = tables.join(", ONLY ");
         let sql = if stands {
             format!("ALTER PUBLICATION {name} SET TABLE ONLY {tables}")
         } else {
-            format!("CREATE PUBLICATION {name} FOR TABLE ONLY {tables} WITH (publish_via_partition_root = true)")
+            format!(
+                "CREATE PUBLICATION {name} FOR TABLE ONLY {tables} WITH (publish_via_partition_root = true)"
+            )
         };
         self.run(what, &sql).await
     }

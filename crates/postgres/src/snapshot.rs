@@ -45,9 +45,9 @@ impl SnapshotSession {
             SlotKind::Lasting => {
                 format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput EXPORT_SNAPSHOT")
             }
-            SlotKind::Synchronised => format!(
-                "CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)"
-            ),
+            SlotKind::Synchronised => {
+                format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)")
+            }
             SlotKind::Temporary => {
                 format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT")
             }

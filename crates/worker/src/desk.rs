@@ -127,7 +127,9 @@ impl Desk {
         let Some(held) = self.held.get_mut(&epoch) else { return false };
         match report {
             Report::Progress(progress) => held.progress = Some(progress.clone()),
-            Report::TableSetAside(table, _) | Report::TableChanged(table, _) | Report::TableSwapped(table) => {
+            Report::TableSetAside(table, _)
+            | Report::TableChanged(table, _)
+            | Report::TableSwapped(table) => {
                 held.notices.entry(*table).or_default().push_back(report.clone());
             }
             Report::Finished(_) | Report::Failed(_) => held.ended = Some(report.clone()),
@@ -190,12 +192,8 @@ mod tests {
 
     fn held() -> (Held, CancellationToken) {
         let cancel = CancellationToken::new();
-        let held = Held::new(
-            cancel.clone(),
-            CancellationToken::new(),
-            Recorded::default(),
-            watch::channel(None).0,
-        );
+        let held =
+            Held::new(cancel.clone(), CancellationToken::new(), Recorded::default(), watch::channel(None).0);
         (held, cancel)
     }
 
@@ -220,7 +218,10 @@ mod tests {
         desk.take(Epoch(2), second);
         desk.keep_only(&[Epoch(1)]);
         assert!(!stays.is_cancelled() && goes.is_cancelled());
-        assert!(!desk.said(Epoch(2), &Report::Finished(Outcome::Released)), "nobody wants to hear it any more");
+        assert!(
+            !desk.said(Epoch(2), &Report::Finished(Outcome::Released)),
+            "nobody wants to hear it any more"
+        );
     }
 
     #[test]

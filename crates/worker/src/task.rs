@@ -11,8 +11,8 @@ mod tables;
 
 use std::sync::Arc;
 
-use millrace_model::work::{Assignment, Outcome, Work};
 use millrace_model::Problem;
+use millrace_model::work::{Assignment, Outcome, Work};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -110,8 +110,17 @@ async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, si
         Work::Snapshot { slot, tables } => snapshot::run(&spec, &pipe, epoch, slot, &tables, &reporter).await,
         Work::Copy { table, snapshot_name, partition, range, destination } => {
             let (table_spec, table) = (table.spec, table.definition);
-            let copy =
-                copy::Copy { epoch, pipe, spec, table_spec, table, snapshot_name, partition, range, destination };
+            let copy = copy::Copy {
+                epoch,
+                pipe,
+                spec,
+                table_spec,
+                table,
+                snapshot_name,
+                partition,
+                range,
+                destination,
+            };
             copy::run(copy, &shared, &reporter).await
         }
         Work::Stream { .. } => {

@@ -1,9 +1,7 @@
 //! Work that is given.
 
 use millrace_model::spec::TableSpec;
-use millrace_model::work::{
-    Assignment, DestinationFacts, SlotRequest, StreamedTable, Swap, TableWork, Work,
-};
+use millrace_model::work::{Assignment, DestinationFacts, SlotRequest, StreamedTable, Swap, TableWork, Work};
 use millrace_model::{Lsn, PageRange, PipeId, TableId, TableName};
 
 use crate::problem::table as table_name;
@@ -44,7 +42,8 @@ fn write_work(work: &Work) -> WireWork {
         Work::Provision { anew } => WireWork::Provision(wire::ProvisionWork { anew: *anew }),
         Work::SetUp { tables, destination, clear, publication, slot } => {
             let (publication_name, publication_tables) = publication.clone().unwrap_or_default();
-            let (slot_name, create_slot, _, failover) = write_slot(slot.as_ref().unwrap_or(&SlotRequest::None));
+            let (slot_name, create_slot, _, failover) =
+                write_slot(slot.as_ref().unwrap_or(&SlotRequest::None));
             WireWork::SetUp(wire::SetUpWork {
                 tables: tables.iter().map(write_table).collect(),
                 destination_time64: destination.time64,
@@ -104,7 +103,9 @@ fn write_work(work: &Work) -> WireWork {
             revision: *revision,
             swaps: swaps.iter().map(write_swap).collect(),
         }),
-        Work::Swap { swaps } => WireWork::Swap(wire::SwapWork { swaps: swaps.iter().map(write_swap).collect() }),
+        Work::Swap { swaps } => {
+            WireWork::Swap(wire::SwapWork { swaps: swaps.iter().map(write_swap).collect() })
+        }
         Work::Clean { tables } => WireWork::Clean(wire::CleanWork { tables: tables.clone() }),
         Work::Release { slot_name } => WireWork::Release(wire::ReleaseWork { slot_name: slot_name.clone() }),
         Work::Teardown { slot_name, publication_name, tables } => WireWork::Teardown(wire::TeardownWork {
@@ -212,7 +213,9 @@ fn read_work(work: WireWork) -> Result<Work, ProtocolError> {
             })
         }
         WireWork::Swap(work) => Ok(Work::Swap { swaps: each("swap.swaps", work.swaps, read_swap)? }),
-        WireWork::Clean(work) => Ok(Work::Clean { tables: each("clean.tables", work.tables, |name| not_empty("", name))? }),
+        WireWork::Clean(work) => {
+            Ok(Work::Clean { tables: each("clean.tables", work.tables, |name| not_empty("", name))? })
+        }
         WireWork::Release(work) => {
             Ok(Work::Release { slot_name: not_empty("release.slotName", work.slot_name)? })
         }

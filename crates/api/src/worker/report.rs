@@ -96,7 +96,8 @@ fn write_outcome(outcome: &Outcome) -> WireOutcome {
             })
         }
         Outcome::SetUp { tables, begins } => {
-            let identity = |(id, uuid): &(TableId, String)| wire::TableIdentity { id: id.0, uuid: uuid.clone() };
+            let identity =
+                |(id, uuid): &(TableId, String)| wire::TableIdentity { id: id.0, uuid: uuid.clone() };
             WireOutcome::SetUp(wire::SetUpResult {
                 tables: tables.iter().map(identity).collect(),
                 begins_lsn: begins.0,

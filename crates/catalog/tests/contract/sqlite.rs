@@ -149,7 +149,6 @@ async fn a_record_that_cannot_be_understood_is_named() {
             "UPDATE tables SET record = replace(record, '\"since\"', '\"sins\"') WHERE position = 1",
             "the stored table 1 cannot be understood",
         ),
-        ("DELETE FROM tables WHERE position = 0", "the stored table 0 is missing"),
         (
             "DELETE FROM partitions WHERE table_position = 1 AND number = 1",
             "the stored partition 1 of table 1 is missing",

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use millrace_catalog::{Catalog, CatalogError};
-use millrace_lifecycle::{Command, EventKind, PipeAggregate, PipeChanges, PipeState, TableState, Task};
+use millrace_lifecycle::{EventKind, PipeAggregate, PipeChanges, PipeState, TableState, Task};
 use millrace_model::spec::ReplicationMode::{Cdc, Snapshot};
-use millrace_model::work::{Outcome, Progress, Report, StreamProgress};
-use millrace_model::{Epoch, Lsn, PipeId, Problem};
+use millrace_model::spec::TableSpec;
+use millrace_model::work::{Outcome, Report};
+use millrace_model::{Epoch, Lsn, PipeId, Problem, TableName};
 
 use crate::story::{PASSWORD, Story, assert_same};
 
@@ -25,6 +26,8 @@ macro_rules! contract {
             a_new_catalog_is_empty,
             a_pipe_is_loaded_as_it_was_at_every_step_of_its_life,
             partitions_whose_copy_is_void_are_open_again_when_loaded,
+            a_removed_table_takes_its_partitions_along,
+            a_table_that_was_copied_anew_takes_the_place_of_the_one_before,
             passwords_come_back,
             a_reopened_catalog_holds_what_was_committed,
             an_old_version_is_refused_and_nothing_of_its_batch_is_stored,
@@ -71,14 +74,14 @@ pub(crate) async fn a_pipe_is_loaded_as_it_was_at_every_step_of_its_life(place: 
     story.save(&catalog).await;
     story.provision();
     story.save(&catalog).await;
-    story.finish(&Task::SetUp, Outcome::SetUp);
+    story.set_up();
     story.open_snapshot();
     story.save(&catalog).await;
     story.place();
     story.save(&catalog).await;
     assert!(story.copy_one());
     story.save(&catalog).await;
-    let lost = story.epoch_of(&Task::Snapshot);
+    let lost = story.epoch_of(&story.task("snapshot"));
     let now = story.tick();
     story.pipe.withdraw(lost, now);
     story.save(&catalog).await;
@@ -86,28 +89,28 @@ pub(crate) async fn a_pipe_is_loaded_as_it_was_at_every_step_of_its_life(place: 
     story.save(&catalog).await;
     while let Some(task) = story.next_copy() {
         match &task {
-            Task::Copy { table, .. } if table.name == "broken" => {
+            Task::Copy { source, .. } if source.name == "broken" => {
                 story.place();
-                let refused = Problem::operator("VALUE_REFUSED", "a value", "exclude it").of_table(table);
+                let refused = Problem::operator("VALUE_REFUSED", "a value", "exclude it").of_table(source);
                 story.report(&task, Report::Failed(vec![refused]));
             }
             _ => story.finish(&task, Outcome::Copied { rows: 0, bytes: 0 }),
         }
         story.save(&catalog).await;
     }
-    story.place();
-    let caught_up = StreamProgress { durable: Lsn(u64::MAX), caught_up: true, ..StreamProgress::default() };
-    story.report(&Task::Stream, Report::Progress(Progress::Stream(caught_up)));
+    story.stream();
+    // The position alone would not be stored with every report.
+    story.pipe.store_position();
     story.save(&catalog).await;
     assert_eq!(story.pipe.pipe().state, PipeState::Running);
-    let states: Vec<_> = story.pipe.tables().map(|(table, _, _)| table.state).collect();
+    let states: Vec<_> = story.pipe.tables().map(|table| table.record.state).collect();
     assert_eq!(states, [TableState::Streaming, TableState::Streaming, TableState::SetAside]);
-    story.command(Command::Pause);
+    story.command(|pipe, now| pipe.pause(now));
     assert!(story.pipe.assignments().any(|held| held.draining));
     story.save(&catalog).await;
     story.finish(&Task::Stream, Outcome::Drained { durable: Lsn(u64::MAX) });
     story.save(&catalog).await;
-    story.command(Command::Resume);
+    story.command(|pipe, now| pipe.resume(now));
     story.place();
     let lost = Problem::permanent("SLOT_LOST", "the slot is lost", "copy anew");
     story.report(&Task::Stream, Report::Failed(vec![lost]));
@@ -123,12 +126,76 @@ pub(crate) async fn partitions_whose_copy_is_void_are_open_again_when_loaded(pla
     let mut story = Story::copying(&catalog, 1, Snapshot).await;
     assert!(story.copy_one());
     story.save(&catalog).await;
-    let done = |pipe: &PipeAggregate| pipe.tables().map(|(_, progress, _)| progress.done).sum::<u32>();
+    let done = |pipe: &PipeAggregate| pipe.tables().map(|table| table.progress.done).sum::<u32>();
     assert_eq!(done(&catalog.load_pipe(&story.id()).await.unwrap().unwrap()), 1);
-    let (epoch, now) = (story.epoch_of(&Task::Snapshot), story.tick());
+    let (epoch, now) = (story.epoch_of(&story.task("snapshot")), story.tick());
     story.pipe.withdraw(epoch, now);
     story.save(&catalog).await;
     assert_eq!(done(&catalog.load_pipe(&story.id()).await.unwrap().unwrap()), 0);
+}
+
+pub(crate) async fn a_removed_table_takes_its_partitions_along(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::copying(&catalog, 1, Cdc).await;
+    let edit = async |story: &mut Story, edit: &dyn Fn(&mut Vec<TableSpec>)| {
+        let mut spec = story.pipe.pipe().spec.clone();
+        edit(&mut spec.tables);
+        story.command(|pipe, now| pipe.edit(spec, false, now));
+        story.save(&catalog).await;
+    };
+    edit(&mut story, &|tables| drop(tables.remove(0))).await;
+    story.place();
+    story.save(&catalog).await;
+    let publish = story.task("publish");
+    story.finish(&publish, Outcome::SetUp { tables: vec![], begins: Lsn::ZERO });
+    story.save(&catalog).await;
+    let tables = |pipe: &PipeAggregate| {
+        let tables = pipe.tables().map(|table| (table.record.id.0, table.partitions.len()));
+        tables.collect::<Vec<_>>()
+    };
+    assert_eq!(tables(&catalog.load_pipe(&story.id()).await.unwrap().unwrap()), [(1, 3)]);
+    // One of the same name is another table, and meets nothing of the old one.
+    while story.copy_one() {
+        story.save(&catalog).await;
+    }
+    let orders = TableSpec::new(TableName::new("Odd \"schema\"", "orders"), "t_orders");
+    edit(&mut story, &|tables| tables.push(orders.clone())).await;
+    assert_eq!(tables(&catalog.load_pipe(&story.id()).await.unwrap().unwrap()), [(1, 3), (2, 0)]);
+}
+
+pub(crate) async fn a_table_that_was_copied_anew_takes_the_place_of_the_one_before(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::copying(&catalog, 1, Cdc).await;
+    while story.copy_one() {}
+    story.stream();
+    story.pipe.store_position();
+    story.save(&catalog).await;
+    let orders = TableName::new("Odd \"schema\"", "orders");
+    story.command(|pipe, now| pipe.resync(&[orders], now));
+    story.save(&catalog).await;
+    let replaced = |pipe: &PipeAggregate| {
+        let tables = pipe.tables().map(|table| (table.record.id.0, table.record.replaces.map(|id| id.0)));
+        tables.collect::<Vec<_>>()
+    };
+    let loaded = catalog.load_pipe(&story.id()).await.unwrap().unwrap();
+    assert_eq!(replaced(&loaded), [(0, None), (1, None), (2, Some(0))]);
+    story.provision();
+    story.set_up();
+    story.stream();
+    story.open_snapshot();
+    while story.copy_one() {
+        story.save(&catalog).await;
+    }
+    story.stream();
+    story.save(&catalog).await;
+    let newest = story.pipe.tables().last().unwrap().record.clone();
+    assert_eq!(newest.state, TableState::Swapping);
+    story.report(&Task::Stream, Report::TableSwapped(newest.id));
+    story.save(&catalog).await;
+    let loaded = catalog.load_pipe(&story.id()).await.unwrap().unwrap();
+    assert_eq!(replaced(&loaded), [(1, None), (2, None)]);
+    assert_eq!(loaded.pipe().garbage, story.pipe.pipe().garbage);
+    assert!(!loaded.pipe().garbage.is_empty(), "the one before is still to be dropped");
 }
 
 pub(crate) async fn passwords_come_back(place: &impl Place) {
@@ -164,7 +231,7 @@ pub(crate) async fn an_old_version_is_refused_and_nothing_of_its_batch_is_stored
     story.save(&catalog).await;
     let stored = catalog.load().await.unwrap();
 
-    before.command(Command::Delete);
+    before.delete();
     before.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
     assert!(before.pipe.is_removed());
     late.note("too late");
@@ -258,7 +325,7 @@ pub(crate) async fn a_removed_pipes_name_is_free_at_once(place: &impl Place) {
     let catalog = place.open().await;
     let mut old = Story::named(1, "shop");
     old.save(&catalog).await;
-    old.command(Command::Delete);
+    old.delete();
     old.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
     let mut new = Story::named(2, "shop");
     catalog.commit(vec![new.changes(), old.changes()], Epoch(0)).await.unwrap();
@@ -322,9 +389,9 @@ pub(crate) async fn a_hundred_thousand_partitions_come_back(place: &impl Place) 
     let catalog = place.open().await;
     let mut story = Story::new(1, Cdc, &["orders", "items"]);
     story.provision();
-    story.finish(&Task::SetUp, Outcome::SetUp);
+    story.set_up();
     story.open_snapshot_of(50_000 * 128, 50_000_000);
-    assert_eq!(story.pipe.tables().map(|(_, _, partitions)| partitions).sum::<u32>(), 100_000);
+    assert_eq!(story.pipe.tables().map(|table| table.partitions.len()).sum::<usize>(), 100_000);
     story.save(&catalog).await;
     assert!(story.copy_one());
     story.save(&catalog).await;
@@ -349,7 +416,7 @@ pub(crate) async fn a_removed_pipe_leaves_nothing_behind(place: &impl Place) {
     let mut story = Story::copying(&catalog, 1, Cdc).await;
     let other = Story::copying(&catalog, 2, Cdc).await;
     let id = story.id();
-    story.command(Command::Delete);
+    story.delete();
     story.place();
     story.save(&catalog).await;
     story.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
@@ -368,7 +435,7 @@ pub(crate) async fn a_removed_pipe_leaves_nothing_behind(place: &impl Place) {
 pub(crate) async fn a_pipe_that_never_was_can_be_removed(place: &impl Place) {
     let catalog = place.open().await;
     let mut story = Story::new(1, Cdc, &["orders"]);
-    story.command(Command::Delete);
+    story.delete();
     story.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
     story.try_save(&catalog).await.unwrap();
     assert!(catalog.load().await.unwrap().pipes.is_empty());

@@ -207,7 +207,10 @@ async fn a_lost_snapshot_is_noticed_by_its_holder_and_by_those_who_come_later() 
     let table = definition(&server, "public.items").await;
     let sql = copy_query(&table, PageRange::ALL, &binary);
     let plain = SnapshotSession::plain(&server.source(), APPLICATION).await.unwrap();
-    let (slotted, point) = SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap();
+    let (slotted, point) =
+        SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting)
+            .await
+            .unwrap();
     assert!(point.0 > 0);
     for (mut session, purpose) in [(plain, "client backend"), (slotted, "walsender")] {
         let mut reader = CopyReader::connect(&server.source(), APPLICATION).await.unwrap();

@@ -258,7 +258,11 @@ async fn slots_that_are_used_up_or_taken_are_told() {
     server.run("SELECT pg_reload_conf()").await;
     server.until("SELECT setting = '-1' FROM pg_settings WHERE name = 'max_slot_wal_keep_size'").await;
 
-    drop(SnapshotSession::with_slot(&spec.source, APPLICATION, "mine", millrace_postgres::SlotKind::Lasting).await.unwrap());
+    drop(
+        SnapshotSession::with_slot(&spec.source, APPLICATION, "mine", millrace_postgres::SlotKind::Lasting)
+            .await
+            .unwrap(),
+    );
     spec.settings.replication_slot_name = Some("mine".to_owned());
     let found = inspect(&spec, None).await;
     assert_eq!(codes(&found.problems), [of("SOURCE_OUT_OF_SLOTS", ""), of("SLOT_EXISTS", "")]);

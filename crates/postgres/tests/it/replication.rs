@@ -15,7 +15,10 @@ async fn prepare(server: &Server) -> Lsn {
     server.run("CREATE TABLE items (id int PRIMARY KEY, v text)").await;
     let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
     session.publish("p", &[name("public.items")]).await.unwrap();
-    SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap().1
+    SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting)
+        .await
+        .unwrap()
+        .1
 }
 
 async fn open(server: &Server) -> Result<ReplicationStream, Error> {
@@ -113,7 +116,11 @@ async fn names_that_need_quotes_and_several_publications_work() {
     // A second try replaces what the first left.
     session.publish(odd, &[name("\"S 1\".\"it's, \"\"odd\"\"\"")]).await.unwrap();
     session.publish("p", &[name("public.other")]).await.unwrap();
-    drop(SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap());
+    drop(
+        SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting)
+            .await
+            .unwrap(),
+    );
     let publications = [odd.to_owned(), "p".to_owned()];
     let source = server.source();
     let started = ReplicationStream::start(
@@ -289,13 +296,20 @@ async fn a_slot_or_publication_that_is_gone_is_told_apart_from_trouble_that_pass
     server.run("SELECT pg_create_physical_replication_slot('s')").await;
     let unfit = session.require_usable_slot("s").await.unwrap_err();
     assert_eq!(classify(&unfit).code, "SLOT_UNFIT", "{unfit:?}");
-    let taken = SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap_err();
+    let taken =
+        SnapshotSession::with_slot(&server.source(), APPLICATION, "s", millrace_postgres::SlotKind::Lasting)
+            .await
+            .unwrap_err();
     assert_eq!(classify(&taken).code, "SLOT_EXISTS", "{taken:?}");
     session.drop_slot("s").await.unwrap();
     server.run("CREATE DATABASE other").await;
     let mut elsewhere = server.source();
     elsewhere.database = "other".to_owned();
-    drop(SnapshotSession::with_slot(&elsewhere, APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap());
+    drop(
+        SnapshotSession::with_slot(&elsewhere, APPLICATION, "s", millrace_postgres::SlotKind::Lasting)
+            .await
+            .unwrap(),
+    );
     let unfit = session.require_usable_slot("s").await.unwrap_err();
     assert_eq!(classify(&unfit).code, "SLOT_UNFIT", "{unfit:?}");
 }

@@ -44,7 +44,10 @@ async fn carries(server: &Server) {
     assert_eq!(codes(&inspect(&spec, None).await.problems), []);
 
     server.run("INSERT INTO items (id, v) SELECT n, 'v' FROM generate_series(1, 1000) n").await;
-    let (snapshot, _) = SnapshotSession::with_slot(&spec.source, APPLICATION, "s", millrace_postgres::SlotKind::Lasting).await.unwrap();
+    let (snapshot, _) =
+        SnapshotSession::with_slot(&spec.source, APPLICATION, "s", millrace_postgres::SlotKind::Lasting)
+            .await
+            .unwrap();
     server.run("INSERT INTO items (id, v) VALUES (1001, 'later')").await;
     let mut reader = CopyReader::connect(&spec.source, APPLICATION).await.unwrap();
     reader.begin_at_snapshot(snapshot.name()).await.unwrap();

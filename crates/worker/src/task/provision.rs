@@ -87,7 +87,8 @@ pub(crate) async fn set_up(spec: &PipeSpec, pipe: &PipeId, epoch: Epoch, set_up:
     let mut made = Vec::new();
     let mut problems = Vec::new();
     for work in &set_up.tables {
-        let target = tables::plan(spec, &work.spec, &work.definition, &destination, set_up.destination)?.target;
+        let target =
+            tables::plan(spec, &work.spec, &work.definition, &destination, set_up.destination)?.target;
         match destination.ensure_table(&target, pipe).await {
             Ok(ensured) => made.push((work.id, ensured.uuid.as_str().to_owned())),
             Err(error) => {

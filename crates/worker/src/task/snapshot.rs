@@ -32,8 +32,9 @@ pub(crate) async fn run(
             let mut tries = 1;
             loop {
                 let horizon = session.horizon().await.map_err(failed)?;
-                let made =
-                    SnapshotSession::with_slot(&spec.source, &application, &name, kind).await.map_err(failed)?;
+                let made = SnapshotSession::with_slot(&spec.source, &application, &name, kind)
+                    .await
+                    .map_err(failed)?;
                 if tries == SLOT_TRIES || !session.catalog_changed_since(&horizon).await.map_err(failed)? {
                     break made;
                 }

@@ -34,12 +34,12 @@ use tracing::Instrument;
 use super::swap::swap_in;
 use super::tables::{self, PlannedTable};
 use super::{Ending, Shared, Signals, source};
-use amend::amendment;
-use hold::{HeldInsert, Refused, Struggle, Tried};
 use crate::budget::Reservation;
 use crate::delivery::{Patience, deliver};
 use crate::desk::Reporter;
 use crate::spool::Spool;
+use amend::amendment;
+use hold::{HeldInsert, Refused, Struggle, Tried};
 
 /// Batches that may be on their way at a time.
 const BATCHES: usize = 2;

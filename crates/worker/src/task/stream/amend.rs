@@ -30,9 +30,7 @@ impl Stream {
     /// What the tables look like once the swaps are done that a stream begins with.
     pub(super) fn swapped_tables(&self) -> Vec<StreamedTable> {
         let replaced = |streamed: &&StreamedTable| {
-            let of = |swap: &Swap| {
-                swap.id != streamed.table.id && swap.source == streamed.table.spec.source
-            };
+            let of = |swap: &Swap| swap.id != streamed.table.id && swap.source == streamed.table.spec.source;
             !self.swaps.iter().any(of)
         };
         let mut tables: Vec<StreamedTable> = self.tables.iter().filter(replaced).cloned().collect();
@@ -137,8 +135,7 @@ impl Pump<'_> {
                 ..planned.spec.clone()
             };
             let facts = self.stream.destination;
-            let anew =
-                tables::plan(&self.stream.spec, &spec, &planned.definition, &self.destination, facts)?;
+            let anew = tables::plan(&self.stream.spec, &spec, &planned.definition, &self.destination, facts)?;
             let (id, copying, begins) = (planned.id, planned.copying, planned.begins);
             *planned = PlannedTable { id, copying, begins, ignored: planned.ignored.clone(), ..anew };
             let stream_table = planned.stream_table();

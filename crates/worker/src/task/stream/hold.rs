@@ -112,7 +112,11 @@ impl Pump<'_> {
         match result {
             Ok(()) => {
                 let message = format!("{name} can be written again; what was held for it is read now");
-                return Err(vec![Problem::transient("STREAM_REOPENED", message, "it is opened again by itself")]);
+                return Err(vec![Problem::transient(
+                    "STREAM_REOPENED",
+                    message,
+                    "it is opened again by itself",
+                )]);
             }
             Err(problem) => struggle.problem = problem.of_table(name),
         }
