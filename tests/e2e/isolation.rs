@@ -40,19 +40,38 @@ async fn a_table_that_cannot_be_written_for_a_while_is_held_and_heals_by_itself(
     let stack = running(SETTINGS).await;
     let source = stack.source().await;
     for (number, (breaks, mends, code)) in [
-        ("RENAME TABLE mirror.orders TO mirror.away", "RENAME TABLE mirror.away TO mirror.orders", "DESTINATION_TABLE_MISSING"),
-        ("ALTER TABLE mirror.orders MODIFY COLUMN note Nullable(Int32) SETTINGS mutations_sync = 2", "ALTER TABLE mirror.orders MODIFY COLUMN note Nullable(String) SETTINGS mutations_sync = 2", "DESTINATION_"),
-        ("ALTER TABLE mirror.orders ADD CONSTRAINT never CHECK customer > 1000000", "ALTER TABLE mirror.orders DROP CONSTRAINT never", "DESTINATION_"),
+        (
+            "RENAME TABLE mirror.orders TO mirror.away",
+            "RENAME TABLE mirror.away TO mirror.orders",
+            "DESTINATION_TABLE_MISSING",
+        ),
+        (
+            "ALTER TABLE mirror.orders MODIFY COLUMN note Nullable(Int32) SETTINGS mutations_sync = 2",
+            "ALTER TABLE mirror.orders MODIFY COLUMN note Nullable(String) SETTINGS mutations_sync = 2",
+            "DESTINATION_",
+        ),
+        (
+            "ALTER TABLE mirror.orders ADD CONSTRAINT never CHECK customer > 1000000",
+            "ALTER TABLE mirror.orders DROP CONSTRAINT never",
+            "DESTINATION_",
+        ),
     ]
     .into_iter()
     .enumerate()
     {
         if number == 1 {
             // A column of another type takes no old values along.
-            destination(&stack, "ALTER TABLE mirror.orders UPDATE note = NULL WHERE 1 SETTINGS mutations_sync = 2").await;
+            destination(
+                &stack,
+                "ALTER TABLE mirror.orders UPDATE note = NULL WHERE 1 SETTINGS mutations_sync = 2",
+            )
+            .await;
         }
         destination(&stack, breaks).await;
-        source.batch_execute(&format!("UPDATE orders SET note = '{number}', total = {number}")).await.unwrap();
+        source
+            .batch_execute(&format!("UPDATE orders SET note = '{number}', total = {number}"))
+            .await
+            .unwrap();
         let shown = held(&stack).await;
         let problem = &shown["tables"][0]["held"];
         assert!(problem["code"].as_str().unwrap().starts_with(code), "{problem:#}");

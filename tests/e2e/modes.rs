@@ -26,7 +26,11 @@ async fn changes_alone_are_followed_from_a_slot_and_publication_that_were_given(
     source.batch_execute("INSERT INTO orders VALUES (2000, 1, now(), 'later', 1, '{}', true)").await.unwrap();
     stack.caught_up("only").await;
     let count = async |sql: &str| stack.destination().query(sql).fetch_one::<u64>().await.unwrap();
-    assert_eq!(count("SELECT count() FROM mirror.orders FINAL").await, 6, "rows from before the slot are absent");
+    assert_eq!(
+        count("SELECT count() FROM mirror.orders FINAL").await,
+        6,
+        "rows from before the slot are absent"
+    );
     assert_eq!(count("SELECT count() FROM mirror.items FINAL WHERE sku = 'changed'").await, 2);
     assert_eq!(stack.states("only").await, ["PROVISIONING", "SETUP", "RUNNING"]);
     let refused = stack.fails(&["pipe", "resync", "only"]).await;
@@ -102,10 +106,7 @@ async fn settings_and_credentials_change_while_the_pipe_runs() {
     let again = stack.ok(&["pipe", "apply", "-f", file.to_str().unwrap()]).await;
     assert!(again.contains("unchanged"), "{again}");
 
-    source
-        .batch_execute("CREATE ROLE other SUPERUSER LOGIN PASSWORD 'another-one'")
-        .await
-        .unwrap();
+    source.batch_execute("CREATE ROLE other SUPERUSER LOGIN PASSWORD 'another-one'").await.unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     let text = text
         .replace(&format!("username: {}", stack.postgres.user()), "username: other")
@@ -121,7 +122,8 @@ async fn settings_and_credentials_change_while_the_pipe_runs() {
     insert(9003).await;
     stack.wait("the third", async || arrives(9003).await).await;
     let refused = text.replace("database: mirror", "database: elsewhere");
-    let refused = stack.fails(&["pipe", "apply", "-f", stack.write("no.yaml", &refused).to_str().unwrap()]).await;
+    let refused =
+        stack.fails(&["pipe", "apply", "-f", stack.write("no.yaml", &refused).to_str().unwrap()]).await;
     assert!(refused.contains("the destination's database cannot be edited"), "{refused}");
     stack.ok(&["pipe", "delete", "shop", "--drop-tables"]).await;
     let left = "SELECT count() FROM system.tables WHERE database = 'mirror'";

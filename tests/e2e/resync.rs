@@ -113,7 +113,8 @@ async fn one_table_is_resynced_with_another_sorting_key_while_the_pipe_runs() {
     stack
         .wait("the new table to be in its place", async || {
             let sql = "SELECT sorting_key FROM system.tables WHERE database = 'mirror' AND name = 'items'";
-            stack.destination().query(sql).fetch_one::<String>().await.unwrap_or_default() == "sku, order_id, line"
+            stack.destination().query(sql).fetch_one::<String>().await.unwrap_or_default()
+                == "sku, order_id, line"
         })
         .await;
     reader.stop().await;
@@ -130,7 +131,10 @@ async fn a_lost_slot_fails_the_pipe_and_a_resync_heals_it() {
     let source = stack.source().await;
     stack.ok(&["pipe", "pause", "shop"]).await;
     stack.wait_for("shop", "Paused").await;
-    source.batch_execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await.unwrap();
+    source
+        .batch_execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+        .await
+        .unwrap();
     source.batch_execute("DELETE FROM orders WHERE id < 1000; UPDATE items SET sku = 'lost'").await.unwrap();
     stack.ok(&["pipe", "resume", "shop"]).await;
     stack.wait_for("shop", "Failed").await;
@@ -166,15 +170,17 @@ async fn a_paused_pipe_rests_again_after_its_resync_and_a_completed_one_is_compl
     assert_all_equal(&stack).await;
 
     let once = format!("replicationMode: snapshot\n{SETTINGS}");
-    let tables = TABLES.map(|table| format!("  - {{source: public.{table}, target: once_{table}}}")).join("\n");
+    let tables =
+        TABLES.map(|table| format!("  - {{source: public.{table}, target: once_{table}}}")).join("\n");
     stack.apply(&stack.write_pipe("once", &tables, &once)).await;
     stack.wait_for("once", "Completed").await;
     source.batch_execute("DELETE FROM orders WHERE id < 3000").await.unwrap();
     stack.ok(&["pipe", "resync", "once", "--table", "public.orders"]).await;
-    stack.wait("it to be complete again", async || {
-        stack.states("once").await.ends_with(&["RESYNC".to_owned(), "COMPLETED".to_owned()])
-    })
-    .await;
+    stack
+        .wait("it to be complete again", async || {
+            stack.states("once").await.ends_with(&["RESYNC".to_owned(), "COMPLETED".to_owned()])
+        })
+        .await;
     let count = "SELECT count() FROM mirror.once_orders FINAL WHERE _millrace_is_deleted = 0";
     let copied = stack.destination().query(count).fetch_one::<u64>().await.unwrap();
     assert_eq!(copied, 2_001);

@@ -133,7 +133,8 @@ async fn a_table_that_is_truncated_while_it_is_added_is_copied_anew() {
         )
         .await
         .unwrap();
-    let settings = "settings: {snapshotNumRowsPerPartition: 1000, initialLoadParallelism: 1, syncInterval: 200ms}";
+    let settings =
+        "settings: {snapshotNumRowsPerPartition: 1000, initialLoadParallelism: 1, syncInterval: 200ms}";
     stack.apply(&stack.write_pipe_of("shop", &["orders"], settings)).await;
     stack.wait_for("shop", "Running").await;
     stack.apply(&stack.write_pipe_of("shop", &["orders", "more"], settings)).await;

@@ -43,12 +43,17 @@ pub(crate) fn source_of(pipe: &PipeAggregate) -> String {
 }
 
 /// Workers that can be given work.
-pub(crate) fn worker_facts(sessions: &Sessions, tasks: &BTreeMap<WorkerId, u32>) -> Vec<WorkerFacts> {
+pub(crate) fn worker_facts(
+    sessions: &Sessions,
+    tasks: &BTreeMap<WorkerId, u32>,
+    streams: &BTreeMap<WorkerId, u32>,
+) -> Vec<WorkerFacts> {
     let connected = sessions.iter().filter(|(_, worker)| worker.connected());
     let facts = connected.map(|(id, worker)| WorkerFacts {
         id: id.clone(),
         max_tasks: worker.hello.max_tasks,
         tasks: tasks.get(id).copied().unwrap_or(0),
+        lasting: streams.get(id).copied().unwrap_or(0),
         draining: worker.draining,
     });
     facts.collect()

@@ -472,9 +472,13 @@ impl<C: Catalog> Reconciler<C> {
             return;
         }
         let mut tasks: BTreeMap<WorkerId, u32> = BTreeMap::new();
+        let mut streams: BTreeMap<WorkerId, u32> = BTreeMap::new();
         let mut source_usage: BTreeMap<String, u32> = BTreeMap::new();
         for (id, pipe) in &self.pipes {
             for held in pipe.aggregate.assignments() {
+                if held.task == Task::Stream {
+                    *streams.entry(held.worker.clone()).or_default() += 1;
+                }
                 if held.task.takes_slot() {
                     *tasks.entry(held.worker.clone()).or_default() += 1;
                 }
@@ -483,7 +487,7 @@ impl<C: Catalog> Reconciler<C> {
                 }
             }
         }
-        let workers = facts::worker_facts(&self.sessions, &tasks);
+        let workers = facts::worker_facts(&self.sessions, &tasks, &streams);
         let pipes: Vec<_> = self
             .dirty
             .iter()

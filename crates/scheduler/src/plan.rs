@@ -17,6 +17,8 @@ pub struct WorkerFacts {
     pub max_tasks: u32,
     /// Slot-taking tasks that it holds already.
     pub tasks: u32,
+    /// Lasting tasks that it holds and that take no slot: streams. They spread over the workers like any other load.
+    pub lasting: u32,
     /// Leaves: gets no work, hands back what it holds.
     pub draining: bool,
 }
@@ -164,7 +166,7 @@ pub fn plan<T: Clone + Eq + Hash + Ord>(
     let mut actions = Vec::new();
     let mut usage = source_usage.clone();
     let mut load: BTreeMap<&WorkerId, (u32, u32)> =
-        workers.iter().map(|worker| (&worker.id, (worker.tasks, 0))).collect();
+        workers.iter().map(|worker| (&worker.id, (worker.tasks, worker.lasting))).collect();
 
     for pipe in pipes {
         for held in &pipe.held {
@@ -196,7 +198,7 @@ pub fn plan<T: Clone + Eq + Hash + Ord>(
                     let (tasks, light) = load[&worker.id];
                     Score {
                         moved: wanted.prefers.as_ref().is_some_and(|last| last != &worker.id),
-                        load: u64::from(tasks) * 1000 / u64::from(worker.max_tasks.max(1)),
+                        load: u64::from(tasks + worker.lasting) * 1000 / u64::from(worker.max_tasks.max(1)),
                         light,
                         id: &worker.id,
                     }

@@ -9,7 +9,7 @@ use millrace_scheduler::plan::{Action, HeldTask, Holder, OnLeave, PipeFacts, Wan
 use proptest::prelude::*;
 
 fn worker(id: &str, tasks: u32) -> WorkerFacts {
-    WorkerFacts { id: id.parse().unwrap(), max_tasks: 4, tasks, draining: false }
+    WorkerFacts { id: id.parse().unwrap(), max_tasks: 4, tasks, lasting: 0, draining: false }
 }
 
 fn copy(number: u32) -> WantedTask<String> {
