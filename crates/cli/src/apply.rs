@@ -4,6 +4,7 @@ use millrace_api::ApiError;
 use millrace_api::client::Clients;
 use millrace_api::proto::pipe::v1 as wire;
 use millrace_api::spec::with_secrets;
+use millrace_api::status::reason;
 use millrace_model::PipeSpec;
 use millrace_model::spec::ReplicationMode;
 use tonic::{Code, Status};
@@ -30,10 +31,10 @@ pub(crate) async fn apply(
 ) -> Result<(), Failure> {
     let spec = read(&options.file)?;
     let mut clients = session.connect(&format!("pipe '{}' was not applied", spec.name)).await?;
-    let answer = if options.dry_run {
+    let (answer, hindrance) = if options.dry_run {
         rehearse(&mut clients, &spec, options).await?
     } else {
-        carry_out(&mut clients, &spec, options).await?
+        (carry_out(&mut clients, &spec, options).await?, None)
     };
     let output = session.globals.output;
     let problems = match &answer {
@@ -47,12 +48,13 @@ pub(crate) async fn apply(
     }
     match &answer {
         Answer::Created(response) => {
-            view::print(console, output, response, |response, _| made(response, &spec, options))
+            view::print(console, output, response, |response, _| made(response, &spec, options))?;
         }
         Answer::Updated(response) => {
-            view::print(console, output, response, |response, _| edited(response, &spec, options))
+            view::print(console, output, response, |response, _| edited(response, &spec, options))?;
         }
     }
+    hindrance.map_or(Ok(()), Err)
 }
 
 async fn carry_out(
@@ -62,25 +64,43 @@ async fn carry_out(
 ) -> Result<Answer, Failure> {
     match create(clients, spec, false).await {
         Ok(response) => Ok(Answer::Created(response)),
-        Err(error) if error.code == Code::AlreadyExists => match update(clients, spec, options).await {
-            Ok(response) => Ok(Answer::Updated(response)),
-            Err(error) => Err(Failure::refused(format!("pipe '{}' was not edited", spec.name), error)),
-        },
+        Err(error) if error.code == Code::AlreadyExists => {
+            match update(clients, spec, options, options.resync).await {
+                Ok(response) => Ok(Answer::Updated(response)),
+                Err(error) => Err(Failure::refused(format!("pipe '{}' was not edited", spec.name), error)),
+            }
+        }
         Err(error) => Err(Failure::refused(format!("pipe '{}' was not made", spec.name), error)),
     }
 }
 
 /// Asks the other way round: a pipe that stands must not be checked as if it were to be made, for its tables are there.
-async fn rehearse(clients: &mut Clients, spec: &PipeSpec, options: &ApplyOptions) -> Result<Answer, Failure> {
+/// With the answer comes what would keep it from being carried out.
+async fn rehearse(
+    clients: &mut Clients,
+    spec: &PipeSpec,
+    options: &ApplyOptions,
+) -> Result<(Answer, Option<Failure>), Failure> {
     let name = &spec.name;
-    match update(clients, spec, options).await {
-        Ok(response) => return Ok(Answer::Updated(response)),
+    match update(clients, spec, options, options.resync).await {
+        Ok(response) => return Ok((Answer::Updated(response), None)),
         Err(error) if error.code == Code::NotFound => {}
-        Err(error) => return Err(Failure::refused(format!("pipe '{name}' could not be edited"), error)),
+        Err(error) => {
+            let unfit = error.reason.as_deref() == Some(reason::UNFIT_COMMAND);
+            let refused = Failure::refused(format!("pipe '{name}' could not be edited"), error);
+            if !unfit || options.resync {
+                return Err(refused);
+            }
+            // Perhaps only --resync is missing; what would change is told all the same.
+            return match update(clients, spec, options, true).await {
+                Ok(response) => Ok((Answer::Updated(response), Some(refused))),
+                Err(_) => Err(refused),
+            };
+        }
     }
     let what = format!("pipe '{name}' could not be made");
     match create(clients, spec, true).await {
-        Ok(response) if response.created => Ok(Answer::Created(response)),
+        Ok(response) if response.created => Ok((Answer::Created(response), None)),
         Ok(_) => Err(Failure::new(what, "somebody else made it meanwhile", "try again")),
         Err(error) => Err(Failure::refused(what, error)),
     }
@@ -99,6 +119,7 @@ async fn update(
     clients: &mut Clients,
     spec: &PipeSpec,
     options: &ApplyOptions,
+    allow_resync: bool,
 ) -> Result<wire::UpdateResponse, ApiError> {
     let request = wire::UpdateRequest {
         spec: Some(with_secrets(spec)),
@@ -106,7 +127,7 @@ async fn update(
         update_mask: None,
         etag: String::new(),
         validate_only: options.dry_run,
-        allow_resync: options.resync,
+        allow_resync,
     };
     Ok(clients.pipes.update(request).await.map_err(in_file)?.into_inner())
 }

@@ -640,15 +640,20 @@ async fn a_pipe_that_stands_is_edited_and_the_differences_are_told() {
         "sortingKeys of public.orders needs a resync",
         "apply it with --resync: the tables are copied anew while readers keep what they have",
     ));
-    assert!(apply(&["--dry-run"]).await.is_none());
+    coordinator.script().differences = vec!["adds public.lines", "resyncs for sortingKeys of public.orders"];
+    assert!(apply(&["--dry-run"]).await.unwrap().validate_only, "what would change is told all the same");
     assert!(apply(&[]).await.is_none());
-    coordinator.script().differences = vec!["resyncs for sortingKeys of public.orders"];
     coordinator.script().problems =
         vec![Problem::warning("SLOT_MAY_GROW", "the slot may grow", "mind the disk")];
     assert!(apply(&["--resync"]).await.unwrap().allow_resync);
     insta::assert_snapshot!(told);
     let json = run(&coordinator, &["pipe", "apply", "-f", "FILE", "--resync", "-o", "json"]).await;
-    assert!(json.contains("\"differences\": [\n    \"resyncs for sortingKeys of public.orders\""), "{json}");
+    assert!(
+        json.contains(
+            "\"differences\": [\n    \"adds public.lines\",\n    \"resyncs for sortingKeys of public.orders\""
+        ),
+        "{json}"
+    );
 }
 
 #[tokio::test]
