@@ -26,6 +26,13 @@ fn every_status_tells_why_and_what_to_do() {
         status::pipe_not_found("shop"),
         status::pipe_exists("shop", &["tables", "settings"]),
         status::illegal_command("shop", "resume", "Snapshot", &["pause", "delete"]),
+        status::unfit_command(
+            "shop",
+            "change settings",
+            "sortingKeys of public.orders needs a resync",
+            "apply it with --resync",
+        ),
+        status::edited_meanwhile("shop"),
         status::checks_failed(&problems),
         status::no_worker(),
         status::worker_silent(),

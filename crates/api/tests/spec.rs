@@ -64,12 +64,20 @@ fn tables() -> impl Strategy<Value = Vec<TableSpec>> {
 
 fn settings() -> impl Strategy<Value = PipeSettings> {
     (
-        (1..=3_600_000_u64, 1..u32::MAX, any::<u32>(), 1..u32::MAX, 1000..u32::MAX, 1..u32::MAX),
+        (
+            1..=3_600_000_u64,
+            1..u32::MAX,
+            any::<u32>(),
+            1..u32::MAX,
+            1000..u32::MAX,
+            1..u32::MAX,
+            any::<u64>(),
+        ),
         (proptest::option::of(text()), proptest::option::of("[a-z_0-9]{1,63}")),
-        (any::<bool>(), any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
     )
         .prop_map(
-            |(numbers, (publication_name, replication_slot_name), (nullable, peerdb, on_merge))| {
+            |(numbers, (publication_name, replication_slot_name), (nullable, peerdb, on_merge, failover))| {
                 PipeSettings {
                     sync_interval: Duration::from_millis(numbers.0),
                     pull_batch_size: numbers.1,
@@ -93,13 +101,15 @@ fn settings() -> impl Strategy<Value = PipeSettings> {
                     },
                     truncate: if peerdb { TruncatePolicy::Ignore } else { TruncatePolicy::Propagate },
                     out_of_range: if nullable { OutOfRange::Null } else { OutOfRange::Clamp },
+                    enable_failover_slots: failover,
+                    max_held_wal: numbers.6,
                 }
             },
         )
 }
 
 fn spec() -> impl Strategy<Value = PipeSpec> {
-    let mode = select(vec![ReplicationMode::Cdc, ReplicationMode::Snapshot]);
+    let mode = select(vec![ReplicationMode::Cdc, ReplicationMode::Snapshot, ReplicationMode::CdcOnly]);
     (text(), mode, source(), destination(), tables(), settings()).prop_map(
         |(name, mode, source, destination, tables, settings)| PipeSpec {
             name: name.parse().expect("a valid name"),

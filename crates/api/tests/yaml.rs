@@ -99,6 +99,8 @@ fn every_setting_arrives() {
   schemaChanges: propagate_all
   truncate: ignore
   outOfRange: null
+  enableFailoverSlots: true
+  maxHeldWal: 20GiB
   metadataColumns: peerdb
 ",
         ),
@@ -129,6 +131,8 @@ fn every_setting_arrives() {
         schema_changes: SchemaChangePolicy::PropagateAll,
         truncate: TruncatePolicy::Ignore,
         out_of_range: OutOfRange::Null,
+        enable_failover_slots: true,
+        max_held_wal: 20 << 30,
     };
     assert_eq!(spec.settings, expected);
     let lines = TableSpec {
@@ -156,12 +160,29 @@ fn names_need_no_care() {
 
 #[test]
 fn keys_of_later_releases_are_accepted_at_their_default_only() {
-    let defaults = "  syncInterval: 1s
-  enableFailoverSlots: false
-  maxHeldWal: 1024MiB
-  newTables: ignore
-";
-    assert!(parse(&edited(&[("  syncInterval: 1s\n", defaults)])).is_ok());
+    assert!(parse(&edited(&[("syncInterval: 1s", "newTables: ignore")])).is_ok());
+}
+
+#[test]
+fn a_pipe_may_follow_changes_only_from_a_slot_and_publication_that_stand() {
+    let names = "replicationSlotName: odd_slot_1\n  publicationName: 'Odd \"publication\"'";
+    let spec =
+        parse(&edited(&[("replicationMode: cdc", "replicationMode: cdc_only"), ("syncInterval: 1s", names)]))
+            .unwrap();
+    assert_eq!(spec.mode, ReplicationMode::CdcOnly);
+    assert_eq!(spec.settings.replication_slot_name.as_deref(), Some("odd_slot_1"));
+    assert_eq!(spec.settings.publication_name.as_deref(), Some("Odd \"publication\""));
+}
+
+#[test]
+fn a_failing_table_may_hold_any_size_of_the_log() {
+    let held = |size: &str| {
+        let setting = format!("maxHeldWal: {size}");
+        parse(&edited(&[("syncInterval: 1s", &setting)])).unwrap().settings.max_held_wal
+    };
+    assert_eq!(held("1GiB"), PipeSettings::default().max_held_wal, "the default, written out");
+    let sizes = ["0B", "512kB", "1024MiB", "250GB", "16TiB"].map(held);
+    assert_eq!(sizes, [0, 512_000, 1 << 30, 250_000_000_000, 16 << 40]);
 }
 
 #[test]
@@ -248,19 +269,20 @@ fn every_error_names_its_path() {
                 "tables: []\n",
             )],
         ),
-        ("later: changes only", &[("replicationMode: cdc", "replicationMode: cdc_only")]),
         ("unknown mode", &[("replicationMode: cdc", "replicationMode: mirror")]),
         ("unknown engine", &[("target: lines", "tableEngine: Memory")]),
         ("type that is no text", &[("target: lines", "columnTypes: {amount: [String]}")]),
         ("types that are no mapping", &[("target: lines", "columnTypes: String")]),
         ("unknown policy of a column", &[("target: lines", "outOfRange: {amount: round}")]),
         ("later: whole schema", &[("public.orders", "public.*")]),
-        ("later: failover slots", &[("syncInterval: 1s", "enableFailoverSlots: true")]),
+        ("failover slots that are neither", &[("syncInterval: 1s", "enableFailoverSlots: maybe")]),
         ("unknown schema policy", &[("syncInterval: 1s", "schemaChanges: guess")]),
         ("unknown truncate policy", &[("syncInterval: 1s", "truncate: maybe")]),
         ("unknown range policy", &[("syncInterval: 1s", "outOfRange: wrap")]),
-        ("later: held log", &[("syncInterval: 1s", "maxHeldWal: 2GiB")]),
         ("size that is none", &[("syncInterval: 1s", "maxHeldWal: much")]),
+        ("size without quotes and unit", &[("syncInterval: 1s", "maxHeldWal: 1000000")]),
+        ("size with a strange unit", &[("syncInterval: 1s", "maxHeldWal: 1gb")]),
+        ("size beyond all numbers", &[("syncInterval: 1s", "maxHeldWal: 20000000TiB")]),
         ("later: new tables", &[("syncInterval: 1s", "newTables: include")]),
         (
             "several at once, in the order of the file",

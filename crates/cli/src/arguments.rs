@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use millrace_api::client::DEFAULT_ADDRESS;
 use millrace_api::proto::pipe::v1 as wire;
+use millrace_api::spec::LEAST_ROWS_PER_PARTITION;
 use millrace_api::yaml::parse_duration;
+use millrace_model::TableName;
 
 use crate::wording::state_word;
 
@@ -19,6 +21,8 @@ pub enum ClientCommand {
     /// Look at what a source offers
     #[command(subcommand)]
     Source(SourceCommand),
+    /// Follow all pipes at a glance: rates, lag, health
+    Top(TopOptions),
     /// Look at the fleet. The binary mounts it itself, because `worker` alone starts a worker.
     #[command(skip)]
     Worker(WorkerCommand),
@@ -55,15 +59,8 @@ pub enum PipeCommand {
         #[command(flatten)]
         file: SpecFile,
     },
-    /// Make the pipe of a file; the same file again changes nothing
-    Apply {
-        /// The file that says what the pipe is
-        #[command(flatten)]
-        file: SpecFile,
-        /// Check and say what would be done, and do nothing
-        #[arg(long)]
-        dry_run: bool,
-    },
+    /// Make the pipe of a file, or edit it to be as the file says; the same file again changes nothing
+    Apply(ApplyOptions),
     /// List all pipes
     List,
     /// Show a pipe: its state, why, and what comes next
@@ -110,14 +107,75 @@ pub enum PipeCommand {
         /// Name of the pipe
         name: String,
     },
-    /// Delete a pipe with its slot and publication; the destination's tables stay
-    Delete {
+    /// Copy all tables, or some, anew; readers keep what they have until the new copies take its place
+    Resync(ResyncOptions),
+    /// Copy a table anew that was set aside, once the cause is mended
+    Retry {
         /// Name of the pipe
         name: String,
-        /// How long to wait until it is gone
-        #[arg(long, default_value = "60s", value_parser = parse_timeout)]
-        timeout: Duration,
+        /// The source table, quoted as in SQL
+        #[arg(long, value_parser = parse_table, value_name = "TABLE")]
+        table: TableName,
     },
+    /// Delete a pipe with its slot and publication; the destination's tables stay
+    Delete(DeleteOptions),
+}
+
+/// `millrace pipe apply`
+#[derive(Debug, Clone, Args)]
+pub struct ApplyOptions {
+    /// The file that says what the pipe is
+    #[command(flatten)]
+    pub file: SpecFile,
+    /// Check and say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Allow tables to be copied anew where an edit needs it
+    #[arg(long)]
+    pub resync: bool,
+}
+
+/// `millrace pipe resync`
+#[derive(Debug, Clone, Args)]
+pub struct ResyncOptions {
+    /// Name of the pipe
+    pub name: String,
+    /// A source table, quoted as in SQL; may be given several times. Without it: all tables
+    #[arg(long = "table", value_parser = parse_table, value_name = "TABLE")]
+    pub tables: Vec<TableName>,
+    /// Rows that a partition should hold, from now on
+    #[arg(long, value_parser = clap::value_parser!(u32).range(i64::from(LEAST_ROWS_PER_PARTITION)..), value_name = "N")]
+    pub rows_per_partition: Option<u32>,
+    /// Tables copied at a time, from now on
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub parallel_tables: Option<u32>,
+    /// Partitions of one table read at a time, from now on; 0: what fleet and source allow
+    #[arg(long, value_name = "N")]
+    pub parallelism: Option<u32>,
+    /// Most connections that copies open to the source, from now on
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub max_source_connections: Option<u32>,
+}
+
+/// `millrace pipe delete`
+#[derive(Debug, Clone, Args)]
+pub struct DeleteOptions {
+    /// Name of the pipe
+    pub name: String,
+    /// Drop the destination's tables, too
+    #[arg(long)]
+    pub drop_tables: bool,
+    /// How long to wait until it is gone
+    #[arg(long, default_value = "60s", value_parser = parse_timeout)]
+    pub timeout: Duration,
+}
+
+/// `millrace top`
+#[derive(Debug, Clone, Args)]
+pub struct TopOptions {
+    /// Print one table and end; as where the output is no terminal
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// `millrace source`
@@ -169,6 +227,10 @@ fn parse_state(text: &str) -> Result<wire::PipeState, String> {
         .into_iter()
         .find(named)
         .ok_or_else(|| format!("expected one of {}", STATES.map(state_word).join(", ")))
+}
+
+fn parse_table(text: &str) -> Result<TableName, String> {
+    text.parse::<TableName>().map_err(|error| error.to_string())
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

@@ -5,18 +5,27 @@
 //! Never contains: access to the catalog, to a source or to a destination; decisions about pipes.
 //!
 //! Start reading at [`run`]. Commands for a person print what [`view`] renders; with `-o json` or `-o yaml` they print the
-//! response in proto JSON. What moves is followed by [`watcher::Watcher`] and drawn by [`progress`].
+//! response in proto JSON. What moves is followed by [`watcher::Watcher`] and
+//! drawn by [`progress`]; [`top`] asks for all pipes once a second.
 
+mod apply;
 pub mod arguments;
+mod completion;
 pub mod console;
+mod deletion;
 pub mod failure;
 mod fleet;
 mod grid;
+mod keyboard;
+mod notices;
 mod pipe;
 mod progress;
 mod rate;
+mod resync;
 mod source;
 mod specification;
+mod table_view;
+mod top;
 mod view;
 mod watch;
 mod watcher;
@@ -26,7 +35,10 @@ use std::process::ExitCode;
 
 use millrace_api::client::{Clients, Interceptor, connect_with};
 
-pub use arguments::{ClientCommand, Globals, Output, PipeCommand, SourceCommand, WorkerCommand};
+pub use arguments::{
+    ApplyOptions, ClientCommand, DeleteOptions, Globals, Output, PipeCommand, ResyncOptions, SourceCommand,
+    TopOptions, WorkerCommand,
+};
 pub use console::Console;
 pub use failure::Failure;
 
@@ -50,6 +62,7 @@ pub async fn execute(
     match command {
         ClientCommand::Pipe(command) => pipe::run(command, &session, console).await,
         ClientCommand::Source(command) => source::run(command, &session, console).await,
+        ClientCommand::Top(options) => top::run(&options, &session, console).await,
         ClientCommand::Worker(command) => fleet::run(command, &session, console).await,
     }
 }

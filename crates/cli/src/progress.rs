@@ -6,17 +6,16 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use millrace_api::proto::pipe::v1 as wire;
 
+use crate::completion::{STEPS, copies, expected_rows, percent_of_all, percent_text, steps_done, time_left};
 use crate::rate::Rate;
+use crate::table_view;
 use crate::view::{name_of, rounded, state_of, state_text, stream_text};
-use crate::wording::{bytes, count, duration, table_state_word};
-
-/// Steps of a bar: tenths of a percent.
-const STEPS: u64 = 1000;
+use crate::wording::{bytes, count, duration};
 
 /// Remembers enough of a pipe's past to tell rates.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
-    tables: HashMap<String, Rate>,
+    copies: HashMap<String, Rate>,
     rows: Rate,
     changes: Rate,
 }
@@ -24,19 +23,39 @@ pub(crate) struct Meter {
 impl Meter {
     /// Takes notice of a pipe as it is now.
     pub(crate) fn record(&mut self, now: Instant, pipe: &wire::Pipe) {
-        for table in &pipe.tables {
-            self.tables.entry(table.source.clone()).or_default().record(now, table.rows_copied);
+        let copies = copies(pipe);
+        let known = |label: &String| copies.iter().any(|(other, _)| other == label);
+        // The rows of other copies say nothing about the rate.
+        if self.copies.len() != copies.len() || !self.copies.keys().all(known) {
+            self.rows = Rate::default();
         }
-        self.rows.record(now, pipe.tables.iter().map(|table| table.rows_copied).sum());
+        self.copies.retain(|label, _| known(label));
+        self.rows.record(now, copies.iter().map(|(_, table)| table.rows_copied).sum());
+        for (label, table) in copies {
+            self.copies.entry(label).or_default().record(now, table.rows_copied);
+        }
         if let Some(stream) = pipe.status.as_ref().and_then(|status| status.stream.as_ref()) {
             self.changes.record(now, stream.changes_applied);
         }
     }
 
+    /// Changes a second, once two reports are there.
+    pub(crate) fn changes_per_second(&self) -> Option<f64> {
+        self.changes.per_second()
+    }
+
+    /// Rows copied a second, once two reports are there.
+    pub(crate) fn rows_per_second(&self) -> Option<f64> {
+        self.rows.per_second()
+    }
+
     /// One line about the pipe as a whole; `None` in states in which nothing is counted.
     pub(crate) fn line(&self, pipe: &wire::Pipe) -> Option<String> {
         let text = match state_of(pipe) {
-            wire::PipeState::Snapshot => self.copy_text(&pipe.tables, &self.rows),
+            wire::PipeState::Snapshot => {
+                let copies: Vec<_> = copies(pipe).into_iter().map(|(_, table)| table).collect();
+                self.copy_text(&copies, &self.rows, percent_of_all(&copies))
+            }
             wire::PipeState::Running | wire::PipeState::Pausing => {
                 stream_text(pipe.status.as_ref()?.stream.as_ref()?, self.changes.per_second())
             }
@@ -45,21 +64,34 @@ impl Meter {
         Some(format!("{}  {text}", state_text(pipe)))
     }
 
-    /// One line about one table.
-    fn table_line(&self, table: &wire::TableStatus) -> String {
-        match (table.state(), self.tables.get(&table.source)) {
-            (wire::TableState::Copying, Some(rate)) => self.copy_text(std::slice::from_ref(table), rate),
+    /// A line about each table that is copied while the pipe as a whole is at something else.
+    pub(crate) fn copy_lines(&self, pipe: &wire::Pipe) -> Vec<String> {
+        if state_of(pipe) == wire::PipeState::Snapshot {
+            return Vec::new();
+        }
+        let line = |(label, table): (String, &wire::TableStatus)| {
+            format!("  {label}  {} {}", percent_text(table), self.table_line(&label, table))
+        };
+        copies(pipe).into_iter().map(line).collect()
+    }
+
+    /// One line about one table, without what a bar shows.
+    fn table_line(&self, label: &str, table: &wire::TableStatus) -> String {
+        match (table.state(), self.copies.get(label)) {
+            (wire::TableState::Copying, Some(rate)) => {
+                format!("{}, {}", table_view::state_text(table), self.copy_text(&[table], rate, None))
+            }
             _ => format!(
                 "{}, {} rows, {}",
-                table_state_word(table.state()),
+                table_view::state_text(table),
                 count(table.rows_copied),
                 bytes(table.bytes_copied)
             ),
         }
     }
 
-    fn copy_text(&self, tables: &[wire::TableStatus], rate: &Rate) -> String {
-        let sum = |of: fn(&wire::TableStatus) -> u64| tables.iter().map(of).sum::<u64>();
+    fn copy_text(&self, tables: &[&wire::TableStatus], rate: &Rate, percent: Option<u64>) -> String {
+        let sum = |of: fn(&wire::TableStatus) -> u64| tables.iter().map(|table| of(table)).sum::<u64>();
         let rows = sum(|table| table.rows_copied);
         let (done, total) =
             (sum(|table| table.partitions_done.into()), sum(|table| table.partitions_total.into()));
@@ -68,6 +100,9 @@ impl Meter {
             count(rows),
             bytes(sum(|table| table.bytes_copied))
         );
+        if let Some(percent) = percent {
+            text.push_str(&format!(", {percent}%"));
+        }
         if let Some(rate) = rate.per_second().filter(|rate| *rate >= 1.0) {
             text.push_str(&format!(", {} rows/s", rounded(rate)));
             if let Some(left) = time_left(sum(expected_rows), rows, rate) {
@@ -78,42 +113,7 @@ impl Meter {
     }
 }
 
-/// Rows that a table is going to have copied, as far as that can be told.
-fn expected_rows(table: &wire::TableStatus) -> u64 {
-    if is_copied(table) { table.rows_copied } else { table.rows_estimated.max(table.rows_copied) }
-}
-
-/// Rounded to seconds, as more would flicker.
-fn time_left(expected: u64, rows: u64, rate: f64) -> Option<Duration> {
-    // Row counts are far below 2^52.
-    #[allow(clippy::cast_precision_loss)]
-    let seconds = expected.checked_sub(rows).filter(|left| *left > 0)? as f64 / rate;
-    Duration::try_from_secs_f64(seconds.ceil()).ok()
-}
-
-fn is_copied(table: &wire::TableStatus) -> bool {
-    !matches!(
-        table.state(),
-        wire::TableState::Unspecified | wire::TableState::Waiting | wire::TableState::Copying
-    )
-}
-
-/// How much of a table is copied, in [`STEPS`]. Full only when it is.
-fn steps_done(table: &wire::TableStatus) -> u64 {
-    if is_copied(table) {
-        return STEPS;
-    }
-    let (done, total) = match table.rows_estimated {
-        0 => (u64::from(table.partitions_done), u64::from(table.partitions_total)),
-        estimated => (table.rows_copied, estimated),
-    };
-    match total {
-        0 => 0,
-        total => (done.saturating_mul(STEPS) / total).min(STEPS - 1),
-    }
-}
-
-/// Bars on a terminal: one for each table during the copy, then one line for the stream.
+/// Bars on a terminal: one for each table that is being copied, and below them a line about the pipe.
 pub(crate) struct Board {
     bars: MultiProgress,
     tables: HashMap<String, ProgressBar>,
@@ -133,30 +133,31 @@ impl Board {
 
     /// Draws the pipe as it is now.
     pub(crate) fn draw(&mut self, pipe: &wire::Pipe, meter: &Meter) {
-        if state_of(pipe) == wire::PipeState::Snapshot {
-            let width = pipe.tables.iter().map(|table| table.source.chars().count()).max().unwrap_or(0);
-            for table in &pipe.tables {
-                let bar = self.tables.entry(table.source.clone()).or_insert_with(|| {
-                    let bar = self.bars.add(ProgressBar::new(STEPS));
-                    let prefix = format!("{:width$}", table.source);
-                    bar.with_style(table_style()).with_prefix(prefix)
-                });
-                bar.set_position(steps_done(table));
-                bar.set_message(meter.table_line(table));
-            }
-        } else {
-            for (_, bar) in self.tables.drain() {
-                bar.finish_and_clear();
-            }
-        }
-        let text = meter.line(pipe).unwrap_or_else(|| {
-            let cause = pipe.status.as_ref().map(|status| status.cause.as_str()).unwrap_or_default();
-            format!("{}  {cause}", state_text(pipe))
-        });
         let line = self.line.get_or_insert_with(|| {
             let line = self.bars.add(ProgressBar::new_spinner());
             line.enable_steady_tick(Duration::from_millis(200));
             line
+        });
+        let copies = copies(pipe);
+        self.tables.retain(|label, bar| {
+            let goes_on = copies.iter().any(|(other, _)| other == label);
+            if !goes_on {
+                bar.finish_and_clear();
+            }
+            goes_on
+        });
+        let width = copies.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
+        for (label, table) in &copies {
+            let bar = self.tables.entry(label.clone()).or_insert_with(|| {
+                self.bars.insert_before(line, ProgressBar::new(STEPS)).with_style(table_style())
+            });
+            bar.set_prefix(format!("{label:width$}"));
+            bar.set_position(steps_done(table));
+            bar.set_message(meter.table_line(label, table));
+        }
+        let text = meter.line(pipe).unwrap_or_else(|| {
+            let cause = pipe.status.as_ref().map(|status| status.cause.as_str()).unwrap_or_default();
+            format!("{}  {cause}", state_text(pipe))
         });
         line.set_message(format!("{}  {text}", name_of(pipe)));
     }
@@ -212,11 +213,11 @@ mod tests {
         let mut meter = Meter::default();
         let at = |rows| pipe(wire::PipeState::Snapshot, vec![copying(rows, 10_000)], 0);
         meter.record(begin, &at(1000));
-        assert_eq!(meter.line(&at(1000)).unwrap(), "Snapshot  1,000 rows, 97.66 KiB, 1/4 partitions");
+        assert_eq!(meter.line(&at(1000)).unwrap(), "Snapshot  1,000 rows, 97.66 KiB, 1/4 partitions, 10%");
         meter.record(begin + Duration::from_secs(2), &at(5000));
         assert_eq!(
             meter.line(&at(5000)).unwrap(),
-            "Snapshot  5,000 rows, 488.28 KiB, 1/4 partitions, 2,000 rows/s, 3.0 s left"
+            "Snapshot  5,000 rows, 488.28 KiB, 1/4 partitions, 50%, 2,000 rows/s, 3.0 s left"
         );
     }
 
@@ -235,11 +236,31 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_full_only_when_its_table_is_copied() {
-        assert_eq!(steps_done(&copying(500, 1000)), 500);
-        assert_eq!(steps_done(&copying(2000, 1000)), STEPS - 1);
-        assert_eq!(steps_done(&copying(2000, 0)), 250);
-        let streaming = wire::TableStatus { state: wire::TableState::Streaming.into(), ..Default::default() };
-        assert_eq!(steps_done(&streaming), STEPS);
+    fn a_copy_that_begins_with_rows_is_no_rate() {
+        let begin = Instant::now();
+        let mut meter = Meter::default();
+        meter.record(begin, &pipe(wire::PipeState::Setup, Vec::new(), 0));
+        let copying = pipe(wire::PipeState::Snapshot, vec![copying(5000, 10_000)], 0);
+        meter.record(begin + Duration::from_secs(1), &copying);
+        assert_eq!(meter.rows_per_second(), None);
+    }
+
+    #[test]
+    fn a_table_that_is_copied_anew_has_a_line_of_its_own() {
+        let begin = Instant::now();
+        let mut meter = Meter::default();
+        let at = |rows| {
+            let table = wire::TableStatus {
+                source: "public.orders".to_owned(),
+                state: wire::TableState::Streaming.into(),
+                successor: Some(Box::new(copying(rows, 10_000))),
+                ..Default::default()
+            };
+            pipe(wire::PipeState::Running, vec![table], 0)
+        };
+        meter.record(begin, &at(1000));
+        meter.record(begin + Duration::from_secs(2), &at(5000));
+        let told = "  public.orders (new copy)  50% copying, 5,000 rows, 488.28 KiB, 1/4 partitions, 2,000 rows/s, 3.0 s left";
+        assert_eq!(meter.copy_lines(&at(5000)), [told]);
     }
 }

@@ -12,9 +12,9 @@ use crate::arguments::Output;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::grid::Grid;
+use crate::table_view::table_grid;
 use crate::wording::{
-    bytes, count, duration, health_word, mode_word, severity_word, state_word, table_state_word, time,
-    worker_state_word,
+    bytes, count, duration, health_word, mode_word, severity_word, state_word, time, worker_state_word,
 };
 
 /// Prints a response in the form that was asked for; `text` makes the one for people.
@@ -75,7 +75,8 @@ pub(crate) fn pipes(response: &wire::ListResponse, zone: &TimeZone) -> String {
     grid.render()
 }
 
-fn delay(stream: Option<&wire::StreamStatus>) -> String {
+/// The delay of a stream; `-` where it has none yet.
+pub(crate) fn delay(stream: Option<&wire::StreamStatus>) -> String {
     let delay = stream.and_then(|stream| stream.delay.as_ref()).and_then(read_duration);
     delay.map_or("-".to_owned(), duration)
 }
@@ -106,8 +107,9 @@ pub(crate) fn pipe(response: &wire::GetResponse, zone: &TimeZone) -> String {
         }
     };
     line("state", format!("{} since {}", state_text(&pipe), time(status.state_since.as_ref(), zone)));
-    line("cause", status.cause.clone());
+    line("why", status.cause.clone());
     line("next", status.next.clone());
+    line("you can", status.commands.join(", "));
     line(
         "health",
         match &status.health_since {
@@ -121,6 +123,13 @@ pub(crate) fn pipe(response: &wire::GetResponse, zone: &TimeZone) -> String {
         for text in lines {
             line("", text);
         }
+    }
+    if status.tables_set_aside > 0 {
+        let of = pipe.tables.len();
+        line(
+            "set aside",
+            format!("{} of {of} tables; what is wrong with each stands below", status.tables_set_aside),
+        );
     }
     if let Some(stream) = &status.stream {
         line("stream", stream_text(stream, None));
@@ -141,7 +150,6 @@ pub(crate) fn pipe(response: &wire::GetResponse, zone: &TimeZone) -> String {
         let detail = if work.detail.is_empty() { String::new() } else { format!(" {}", work.detail) };
         line("work", format!("{}{detail} on {} (epoch {})", work.work, work.worker_id, work.epoch));
     }
-    line("commands", status.commands.join(", "));
     line("created", time(pipe.created_at.as_ref(), zone));
     line("id", pipe.id.clone());
     if pipe.tables.is_empty() {
@@ -156,34 +164,12 @@ pub(crate) fn tables(response: &wire::GetResponse, _: &TimeZone) -> String {
     table_grid(tables)
 }
 
-fn table_grid(tables: &[wire::TableStatus]) -> String {
-    let mut grid =
-        Grid::new(&["TABLE", "TARGET", "STATE", "ROWS", "OF ABOUT", "SIZE", "PARTITIONS", "CHANGES"]);
-    let mut problems = String::new();
-    for table in tables {
-        grid.row([
-            table.source.clone(),
-            table.target.clone(),
-            table_state_word(table.state()),
-            count(table.rows_copied),
-            count(table.rows_estimated),
-            bytes(table.bytes_copied),
-            format!("{}/{}", table.partitions_done, table.partitions_total),
-            count(table.changes_applied),
-        ]);
-        if let Some(problem) = &table.problem {
-            problems.push('\n');
-            problems.push_str(&problem_text(problem));
-        }
-    }
-    grid.render() + &problems
-}
-
 /// What happened, a line each.
 pub(crate) fn events(response: &wire::ListEventsResponse, zone: &TimeZone) -> String {
-    let mut grid = Grid::new(&["TIME", "ACTOR", "WHAT HAPPENED"]);
+    let mut grid = Grid::new(&["TIME", "KIND", "ACTOR", "WHAT HAPPENED"]);
     for event in &response.events {
-        grid.row([time(event.time.as_ref(), zone), event.actor.clone(), happening(event)]);
+        let at = time(event.time.as_ref(), zone);
+        grid.row([at, event.kind.clone(), event.actor.clone(), happening(event)]);
     }
     grid.render()
 }
@@ -208,14 +194,19 @@ pub(crate) fn happening(event: &wire::Event) -> String {
     text
 }
 
-/// A problem with its severity and, on a line of its own, its remedy.
-pub(crate) fn problem_text(problem: &wire::Problem) -> String {
+/// A problem behind a label, such as its severity, and, on a line of its own, its remedy.
+pub(crate) fn problem_text(label: &str, problem: &wire::Problem) -> String {
     let mut lines = problem_lines(problem).into_iter();
-    let mut text = format!("{}: {}\n", severity_word(problem.severity()), lines.next().unwrap_or_default());
+    let mut text = format!("{label}: {}\n", lines.next().unwrap_or_default());
     for line in lines {
         let _infallible = writeln!(text, "  {line}");
     }
     text
+}
+
+/// A table's problem, with the table named.
+pub(crate) fn problem_of(problem: &wire::Problem, table: &str) -> wire::Problem {
+    wire::Problem { table: table.to_owned(), ..problem.clone() }
 }
 
 /// What is wrong, then what to do.
@@ -252,7 +243,7 @@ pub(crate) fn source_tables(tables: &[wire::SourceTable], problems: &[wire::Prob
         if index == 0 && !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&problem_text(problem));
+        text.push_str(&problem_text(severity_word(problem.severity()), problem));
     }
     text
 }

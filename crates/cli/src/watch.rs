@@ -10,6 +10,7 @@ use crate::Session;
 use crate::arguments::Output;
 use crate::console::Console;
 use crate::failure::Failure;
+use crate::notices::Notices;
 use crate::progress::{Board, Meter};
 use crate::view::{happening, name_of, state_of, state_text};
 use crate::watcher::Watcher;
@@ -189,52 +190,58 @@ fn late(name: &str, goal: wire::PipeState, timeout: Duration, pipe: Option<wire:
 }
 
 /// How updates are shown.
-enum Display {
+struct Display {
+    form: Form,
+    meter: Meter,
+    notices: Notices,
+}
+
+enum Form {
     /// Bars that move, on a terminal.
-    Live { board: Box<Board>, meter: Meter },
-    /// Lines, where nobody looks on.
-    Plain { meter: Meter, printed: Option<(Instant, String)> },
+    Live(Box<Board>),
+    /// Lines, where nobody looks on; with what was printed last.
+    Plain(Option<(Instant, String)>),
     /// Every update as it came.
     Raw(Output),
 }
 
 impl Display {
     fn new(output: Output, console: &Console) -> Self {
-        match output {
-            Output::Table if console.interactive() => {
-                Self::Live { board: Box::new(Board::new()), meter: Meter::default() }
-            }
-            Output::Table => Self::Plain { meter: Meter::default(), printed: None },
-            Output::Json | Output::Yaml => Self::Raw(output),
-        }
+        let form = match output {
+            Output::Table if console.interactive() => Form::Live(Box::new(Board::new())),
+            Output::Table => Form::Plain(None),
+            Output::Json | Output::Yaml => Form::Raw(output),
+        };
+        Self { form, meter: Meter::default(), notices: Notices::default() }
     }
 
     fn show(&mut self, console: &mut Console, update: &wire::WatchPipeResponse) -> Result<(), Failure> {
         let now = Instant::now();
         let pipe = update.pipe.clone().unwrap_or_default();
-        match self {
-            Self::Raw(Output::Yaml) => console.print(&format!("---\n{}", to_yaml(update)?)),
-            Self::Raw(_) => console.print(&to_json_line(update)?),
-            Self::Live { board, meter } => {
-                meter.record(now, &pipe);
-                for event in &update.events {
-                    board.print(&event_line(event, console));
-                }
-                board.draw(&pipe, meter);
+        self.meter.record(now, &pipe);
+        let mut news: Vec<String> = update.events.iter().map(|event| event_line(event, console)).collect();
+        news.extend(self.notices.of(&pipe));
+        match &mut self.form {
+            Form::Raw(Output::Yaml) => console.print(&format!("---\n{}", to_yaml(update)?)),
+            Form::Raw(_) => console.print(&to_json_line(update)?),
+            Form::Live(board) => {
+                news.iter().for_each(|text| board.print(text));
+                board.draw(&pipe, &self.meter);
                 Ok(())
             }
-            Self::Plain { meter, printed } => {
-                meter.record(now, &pipe);
-                for event in &update.events {
-                    console.print(&event_line(event, console))?;
+            Form::Plain(printed) => {
+                for text in &news {
+                    console.print(text)?;
                 }
-                let Some(line) = meter.line(&pipe) else { return Ok(()) };
+                let lines: Vec<String> =
+                    self.meter.line(&pipe).into_iter().chain(self.meter.copy_lines(&pipe)).collect();
+                let text = lines.join("\n");
                 let due = printed
                     .as_ref()
-                    .is_none_or(|(at, last)| now.duration_since(*at) >= LINE_INTERVAL && *last != line);
-                if due {
-                    console.print(&line)?;
-                    *printed = Some((now, line));
+                    .is_none_or(|(at, last)| now.duration_since(*at) >= LINE_INTERVAL && *last != text);
+                if due && !text.is_empty() {
+                    console.print(&text)?;
+                    *printed = Some((now, text));
                 }
                 Ok(())
             }
@@ -244,14 +251,14 @@ impl Display {
     /// A last word for people.
     fn remark(&mut self, console: &mut Console, text: &str) -> Result<(), Failure> {
         self.clear();
-        match self {
-            Self::Raw(_) => Ok(()),
-            Self::Live { .. } | Self::Plain { .. } => console.print(text),
+        match self.form {
+            Form::Raw(_) => Ok(()),
+            Form::Live(_) | Form::Plain(_) => console.print(text),
         }
     }
 
     fn clear(&mut self) {
-        if let Self::Live { board, .. } = self {
+        if let Form::Live(board) = &mut self.form {
             board.clear();
         }
     }

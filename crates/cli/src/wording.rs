@@ -11,9 +11,19 @@ pub(crate) fn state_word(state: wire::PipeState) -> String {
     capitalised(state.as_str_name(), "PIPE_STATE_")
 }
 
-/// `CatchingUp`.
-pub(crate) fn table_state_word(state: wire::TableState) -> String {
-    capitalised(state.as_str_name(), "TABLE_STATE_")
+/// `catching up`.
+pub(crate) fn table_state_word(state: wire::TableState) -> &'static str {
+    match state {
+        wire::TableState::Unspecified => "-",
+        wire::TableState::Waiting => "waiting",
+        wire::TableState::Copying => "copying",
+        wire::TableState::CatchingUp => "catching up",
+        wire::TableState::Streaming => "streaming",
+        wire::TableState::Completed => "completed",
+        wire::TableState::Swapping => "swapping",
+        wire::TableState::SetAside => "set aside",
+        wire::TableState::Removed => "removed",
+    }
 }
 
 /// `Connected`.
@@ -31,7 +41,7 @@ pub(crate) fn health_word(health: wire::Health) -> &'static str {
     }
 }
 
-/// `cdc`, `snapshot`.
+/// `cdc`, `snapshot`, `cdc_only`.
 pub(crate) fn mode_word(mode: wire::ReplicationMode) -> &'static str {
     match mode {
         wire::ReplicationMode::Unspecified => "-",
@@ -49,7 +59,7 @@ pub(crate) fn severity_word(severity: wire::Severity) -> &'static str {
     }
 }
 
-/// `CATCHING_UP` with its prefix taken off, as `CatchingUp`.
+/// `PIPE_STATE_RUNNING` with its prefix taken off, as `Running`.
 fn capitalised(name: &str, prefix: &str) -> String {
     let words = name.strip_prefix(prefix).unwrap_or(name).split('_');
     words
@@ -97,7 +107,7 @@ mod tests {
     #[test]
     fn states_read_as_words() {
         assert_eq!(state_word(wire::PipeState::Running), "Running");
-        assert_eq!(table_state_word(wire::TableState::CatchingUp), "CatchingUp");
+        assert_eq!(table_state_word(wire::TableState::CatchingUp), "catching up");
         assert_eq!(worker_state_word(wire::WorkerState::Lost), "Lost");
     }
 

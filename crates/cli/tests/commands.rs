@@ -42,6 +42,16 @@ struct Script {
     deletion: Option<Arc<Notify>>,
     deleted: bool,
     created: Option<wire::CreateRequest>,
+    /// Whether the pipe stands with another specification.
+    differs: bool,
+    /// What an edit finds.
+    differences: Vec<&'static str>,
+    /// Why an edit, resync or retry is refused: command, reason and remedy.
+    unfit: Option<(&'static str, &'static str, &'static str)>,
+    updated: Option<wire::UpdateRequest>,
+    resynced: Option<wire::ResyncRequest>,
+    retried: Option<wire::RetryTableRequest>,
+    deletion_asked: Option<wire::DeleteRequest>,
 }
 
 #[derive(Clone, Default)]
@@ -50,6 +60,13 @@ struct Coordinator(Arc<Mutex<Script>>);
 impl Coordinator {
     fn script(&self) -> MutexGuard<'_, Script> {
         self.0.lock().expect("no test panicked with it")
+    }
+
+    fn refusal(&self) -> Result<(), Status> {
+        match self.script().unfit {
+            Some((command, reason, remedy)) => Err(status::unfit_command("shop", command, reason, remedy)),
+            None => Ok(()),
+        }
     }
 
     fn known(&self, name: &str) -> Result<wire::Pipe, Status> {
@@ -88,6 +105,9 @@ impl PipeService for Coordinator {
         if !errors.is_empty() {
             return Err(status::checks_failed(&errors));
         }
+        if script.differs {
+            return Err(status::pipe_exists("shop", &["tables"]));
+        }
         let created = script.created.is_none();
         script.created = Some(request.into_inner());
         let problems = script.problems.iter().map(wire::Problem::from).collect();
@@ -113,13 +133,55 @@ impl PipeService for Coordinator {
         Ok(Response::new(wire::ListResponse { pipes: vec![pipe], next_page_token }))
     }
 
+    async fn update(
+        &self,
+        request: Request<wire::UpdateRequest>,
+    ) -> Result<Response<wire::UpdateResponse>, Status> {
+        let request = request.into_inner();
+        if self.script().created.is_none() && !self.script().differs {
+            return Err(status::pipe_not_found("shop"));
+        }
+        if !request.allow_resync {
+            self.refusal()?;
+        }
+        let mut script = self.script();
+        script.updated = Some(request);
+        let differences = script.differences.iter().map(|text| (*text).to_owned()).collect();
+        let problems = script.problems.iter().map(wire::Problem::from).collect();
+        Ok(Response::new(wire::UpdateResponse { pipe: Some(script.pipe.clone()), differences, problems }))
+    }
+
+    async fn resync(
+        &self,
+        request: Request<wire::ResyncRequest>,
+    ) -> Result<Response<wire::ResyncResponse>, Status> {
+        let request = request.into_inner();
+        let pipe = self.known(&request.name)?;
+        self.refusal()?;
+        self.script().resynced = Some(request);
+        Ok(Response::new(wire::ResyncResponse { pipe: Some(pipe) }))
+    }
+
+    async fn retry_table(
+        &self,
+        request: Request<wire::RetryTableRequest>,
+    ) -> Result<Response<wire::RetryTableResponse>, Status> {
+        let request = request.into_inner();
+        let pipe = self.known(&request.name)?;
+        self.refusal()?;
+        self.script().retried = Some(request);
+        Ok(Response::new(wire::RetryTableResponse { pipe: Some(pipe) }))
+    }
+
     async fn delete(
         &self,
         request: Request<wire::DeleteRequest>,
     ) -> Result<Response<wire::DeleteResponse>, Status> {
-        let pipe = self.known(&request.into_inner().name)?;
+        let request = request.into_inner();
+        let pipe = self.known(&request.name)?;
         let mut script = self.script();
         script.deleted = true;
+        script.deletion_asked = Some(request);
         if let Some(deletion) = &script.deletion {
             deletion.notify_one();
         }
@@ -322,6 +384,50 @@ fn failed() -> wire::Pipe {
     pipe
 }
 
+/// A running pipe of which one table is copied anew and another cannot be written.
+fn busy() -> wire::Pipe {
+    let mut pipe = pipe(wire::PipeState::Running);
+    let successor = wire::TableStatus {
+        source: "public.orders".to_owned(),
+        target: "orders_resync".to_owned(),
+        state: wire::TableState::Copying.into(),
+        rows_copied: 600_000,
+        bytes_copied: 60 << 20,
+        rows_estimated: 1_200_000,
+        partitions_done: 6,
+        partitions_total: 12,
+        ..Default::default()
+    };
+    let held = Problem::operator(
+        "DESTINATION_READ_ONLY",
+        "shop.lines is read-only",
+        "see why with: SELECT * FROM system.replicas WHERE is_readonly",
+    );
+    let lines = wire::TableStatus {
+        source: "public.lines".to_owned(),
+        target: "lines".to_owned(),
+        held: Some((&held).into()),
+        ..pipe.tables[0].clone()
+    };
+    let aside = wire::TableStatus {
+        source: "public.notes".to_owned(),
+        target: "notes".to_owned(),
+        state: wire::TableState::SetAside.into(),
+        problem: Some((&Problem::operator("TARGET_MISSING", "shop.notes is gone", "retry it")).into()),
+        ..pipe.tables[0].clone()
+    };
+    pipe.tables[0].successor = Some(Box::new(successor));
+    pipe.tables.push(lines);
+    pipe.tables.push(aside);
+    if let Some(status) = &mut pipe.status {
+        status.health = wire::Health::Degraded.into();
+        status.problem = Some((&held.of_table(&TableName::new("public", "lines"))).into());
+        status.tables_set_aside = 1;
+        status.commands = ["pause", "resync", "retry", "change settings", "delete"].map(str::to_owned).into();
+    }
+    pipe
+}
+
 fn event(id: u64, from: wire::PipeState, to: wire::PipeState, message: &str) -> wire::Event {
     wire::Event {
         id,
@@ -509,6 +615,139 @@ async fn apply_tells_what_it_did() {
 }
 
 #[tokio::test]
+async fn a_pipe_that_stands_is_edited_and_the_differences_are_told() {
+    let coordinator = coordinator(pipe(wire::PipeState::Running));
+    let mut told = String::new();
+    let mut apply = async |flags: &[&str]| {
+        let line: Vec<&str> = ["pipe", "apply", "-f", "FILE"].iter().chain(flags).copied().collect();
+        told.push_str(&format!("$ apply {}\n{}\n\n", flags.join(" "), run(&coordinator, &line).await));
+        coordinator.script().updated.take()
+    };
+    coordinator.script().differs = true;
+    coordinator.script().differences =
+        vec!["adds public.lines", "removes public.notes", "changes syncInterval"];
+    let asked = apply(&["--dry-run"]).await.unwrap();
+    assert!(asked.validate_only && !asked.allow_resync);
+    let asked = apply(&[]).await.unwrap();
+    assert!(!asked.validate_only && !asked.allow_resync);
+    assert_eq!(asked.spec.unwrap().name, "shop");
+    assert!(asked.update_mask.is_none() && asked.etag.is_empty(), "the file says all of it");
+    coordinator.script().differences.clear();
+    apply(&["--dry-run"]).await;
+    apply(&[]).await;
+    coordinator.script().unfit = Some((
+        "change settings",
+        "sortingKeys of public.orders needs a resync",
+        "apply it with --resync: the tables are copied anew while readers keep what they have",
+    ));
+    coordinator.script().differences = vec!["adds public.lines", "resyncs for sortingKeys of public.orders"];
+    assert!(apply(&["--dry-run"]).await.unwrap().validate_only, "what would change is told all the same");
+    assert!(apply(&[]).await.is_none());
+    coordinator.script().problems =
+        vec![Problem::warning("SLOT_MAY_GROW", "the slot may grow", "mind the disk")];
+    assert!(apply(&["--resync"]).await.unwrap().allow_resync);
+    insta::assert_snapshot!(told);
+    let json = run(&coordinator, &["pipe", "apply", "-f", "FILE", "--resync", "-o", "json"]).await;
+    assert!(
+        json.contains(
+            "\"differences\": [\n    \"adds public.lines\",\n    \"resyncs for sortingKeys of public.orders\""
+        ),
+        "{json}"
+    );
+}
+
+#[tokio::test]
+async fn a_resync_says_what_is_copied_anew() {
+    let coordinator = coordinator(pipe(wire::PipeState::Running));
+    let mut told = String::new();
+    let mut resync = async |arguments: &[&str]| {
+        let line: Vec<&str> = ["pipe", "resync"].iter().chain(arguments).copied().collect();
+        told.push_str(&format!("$ {}\n{}\n\n", line.join(" "), run(&coordinator, &line).await));
+        coordinator.script().resynced.take()
+    };
+    let asked = resync(&["shop"]).await.unwrap();
+    assert!(asked.tables.is_empty());
+    assert_eq!(asked.settings, Some(wire::SnapshotSettings::default()), "nothing is given, so all stays");
+    let tables = ["shop", "--table", "public.Orders", "--table", "\"Odd\".\"a.b\""];
+    let asked = resync(&tables).await.unwrap();
+    assert_eq!(asked.tables, ["public.orders", "\"Odd\".\"a.b\""]);
+    let numbers = [
+        "shop",
+        "--table",
+        "public.orders",
+        "--rows-per-partition",
+        "5000",
+        "--parallel-tables",
+        "2",
+        "--parallelism",
+        "0",
+        "--max-source-connections",
+        "4",
+    ];
+    let settings = wire::SnapshotSettings {
+        initial_load_parallelism: Some(0),
+        max_source_connections: Some(4),
+        snapshot_num_rows_per_partition: Some(5000),
+        snapshot_number_of_parallel_tables: Some(2),
+    };
+    assert_eq!(resync(&numbers).await.unwrap().settings, Some(settings));
+    resync(&["shp"]).await;
+    coordinator.script().unfit =
+        Some(("resync", "replicationMode cdc_only copies nothing", "make a pipe with replicationMode: cdc"));
+    resync(&["shop"]).await;
+    insta::assert_snapshot!(told);
+}
+
+#[tokio::test]
+async fn a_table_that_was_set_aside_is_retried() {
+    let coordinator = coordinator(pipe(wire::PipeState::Running));
+    let mut told = String::new();
+    let mut retry = async |table: &str| {
+        let line = ["pipe", "retry", "shop", "--table", table];
+        told.push_str(&format!("$ retry {table}\n{}\n\n", run(&coordinator, &line).await));
+        coordinator.script().retried.take()
+    };
+    assert_eq!(retry("public.notes").await.unwrap().table, "public.notes");
+    coordinator.script().unfit = Some((
+        "retry",
+        "public.orders is streaming",
+        "only a table that is set aside can be retried; resync copies any table anew",
+    ));
+    assert!(retry("public.orders").await.is_none());
+    insta::assert_snapshot!(told);
+}
+
+#[tokio::test]
+async fn a_table_that_is_copied_anew_or_held_shows_it() {
+    let coordinator = coordinator(busy());
+    let json = run(&coordinator, &["pipe", "tables", "shop", "-o", "json"]).await;
+    assert!(json.contains("\"successor\": {") && json.contains("DESTINATION_READ_ONLY"), "{json}");
+    let mut told = String::new();
+    for command in ["pipe tables shop", "pipe get shop"] {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        told.push_str(&format!("$ {command}\n{}\n\n", run(&coordinator, &arguments).await));
+    }
+    let mut written = busy();
+    written.tables[1].held = None;
+    coordinator.script().updates = vec![Ok(update(busy(), Vec::new())), Ok(update(written, Vec::new()))];
+    told.push_str(&format!("$ pipe watch shop\n{}", run(&coordinator, &["pipe", "watch", "shop"]).await));
+    insta::assert_snapshot!(told);
+}
+
+#[tokio::test]
+async fn top_without_a_terminal_is_one_table() {
+    let coordinator = coordinator(busy());
+    insta::assert_snapshot!(run(&coordinator, &["top"]).await);
+    let yaml = run(&coordinator, &["top", "--once", "-o", "yaml"]).await;
+    assert!(yaml.contains("lagBytes: '4096'") || yaml.contains("lagBytes: \"4096\""), "{yaml}");
+    let nobody = run_at(None, &["top"]).await;
+    assert!(
+        nobody.starts_with("error: the pipes could not be listed") && nobody.ends_with("(exit 1)"),
+        "{nobody}"
+    );
+}
+
+#[tokio::test]
 async fn commands_tell_the_state_they_led_to_or_why_they_are_illegal() {
     let coordinator = coordinator(pipe(wire::PipeState::Running));
     let mut told = String::new();
@@ -596,7 +835,7 @@ async fn waiting_ends_when_the_state_is_reached_or_cannot_be() {
     wait(life(), &["--state", "Setup"]).await;
     wait(vec![update(failed(), Vec::new())], &["--state", "Running"]).await;
     let copying = life().swap_remove(2);
-    wait(vec![copying], &["--state", "Running", "--timeout", "50ms"]).await;
+    wait(vec![copying], &["--state", "Running", "--timeout", "500ms"]).await;
     insta::assert_snapshot!(told);
 }
 
@@ -604,7 +843,7 @@ async fn waiting_ends_when_the_state_is_reached_or_cannot_be() {
 async fn deleting_waits_until_the_pipe_is_gone_and_tells_what_stayed() {
     let coordinator = coordinator(pipe(wire::PipeState::Running));
     let left = Problem::operator(
-        "SLOT_LEFT_BEHIND",
+        "LEFT_BEHIND",
         "slot millrace_00000000000a could not be dropped: connection refused",
         "SELECT pg_drop_replication_slot('millrace_00000000000a')",
     );
@@ -619,6 +858,19 @@ async fn deleting_waits_until_the_pipe_is_gone_and_tells_what_stayed() {
         Ok(update(pipe(wire::PipeState::Running), vec![left])),
     ];
     insta::assert_snapshot!(run(&coordinator, &["pipe", "delete", "shop"]).await);
+    assert!(!coordinator.script().deletion_asked.clone().unwrap().drop_tables);
+}
+
+#[tokio::test]
+async fn deleting_with_the_tables_says_so() {
+    let coordinator = coordinator(pipe(wire::PipeState::Running));
+    coordinator.script().deletion = Some(Arc::default());
+    coordinator.script().updates = vec![Ok(update(pipe(wire::PipeState::Running), Vec::new()))];
+    let told = run(&coordinator, &["pipe", "delete", "shop", "--drop-tables"]).await;
+    assert_eq!(told, "pipe shop and its destination tables deleted\n(exit 0)");
+    assert!(coordinator.script().deletion_asked.clone().unwrap().drop_tables);
+    let absent = run(&coordinator, &["pipe", "delete", "shop", "--drop-tables"]).await;
+    assert!(absent.contains("there is no pipe 'shop'") && absent.ends_with("(exit 1)"), "{absent}");
 }
 
 #[test]
@@ -632,5 +884,19 @@ fn wrong_usage_is_told_by_the_command_line() {
     assert_eq!(parse("millrace pipe wait shop --state Flying"), Err(2));
     assert_eq!(parse("millrace pipe wait shop --state Running --timeout 5"), Err(2));
     assert_eq!(parse("millrace pipe apply"), Err(2));
+    assert_eq!(parse("millrace pipe apply -f a --dry-run --resync"), Ok(()));
+    assert_eq!(parse("millrace pipe resync"), Err(2));
+    assert_eq!(parse("millrace pipe resync shop --table orders"), Err(2), "a table has a schema");
+    assert_eq!(parse("millrace pipe resync shop --rows-per-partition 999"), Err(2));
+    assert_eq!(parse("millrace pipe resync shop --rows-per-partition 1000 --parallelism 0"), Ok(()));
+    assert_eq!(parse("millrace pipe resync shop --parallel-tables 0"), Err(2));
+    assert_eq!(parse("millrace pipe resync shop --parallelism many"), Err(2));
+    assert_eq!(parse("millrace pipe resync shop --max-source-connections 0"), Err(2));
+    assert_eq!(parse("millrace pipe retry shop"), Err(2), "one table at a time");
+    assert_eq!(parse("millrace pipe retry shop --table public.a --table public.b"), Err(2));
+    assert_eq!(parse("millrace pipe delete shop --drop-tables"), Ok(()));
+    assert_eq!(parse("millrace pipe delete shop --drop-table"), Err(2));
+    assert_eq!(parse("millrace top --once"), Ok(()));
+    assert_eq!(parse("millrace top shop"), Err(2));
     assert_eq!(parse("millrace worker list"), Err(2), "the binary mounts it");
 }

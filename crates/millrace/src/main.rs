@@ -8,7 +8,7 @@ mod serve;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use millrace_cli::{ClientCommand, Globals, PipeCommand, SourceCommand, WorkerCommand};
+use millrace_cli::{ClientCommand, Globals, PipeCommand, SourceCommand, TopOptions, WorkerCommand};
 
 /// Copies PostgreSQL tables into ClickHouse and keeps them in step.
 #[derive(Parser)]
@@ -34,6 +34,13 @@ enum Command {
         globals: Globals,
         #[command(subcommand)]
         command: PipeCommand,
+    },
+    /// Follow all pipes at a glance.
+    Top {
+        #[command(flatten)]
+        globals: Globals,
+        #[command(flatten)]
+        options: TopOptions,
     },
     /// Look at a source.
     Source {
@@ -83,6 +90,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> ExitCode {
     let served = match command {
         Command::Pipe { globals, command } => return client(ClientCommand::Pipe(command), &globals).await,
+        Command::Top { globals, options } => return client(ClientCommand::Top(options), &globals).await,
         Command::Source { globals, command } => {
             return client(ClientCommand::Source(command), &globals).await;
         }
