@@ -149,7 +149,7 @@ impl PipeAggregate {
                 | (Task::Copy { .. }, Outcome::Copied { .. })
                 | (Task::Stream, Outcome::Drained { .. })
                 | (Task::Swap { .. }, Outcome::Swapped { .. })
-                | (Task::Clean, Outcome::Cleaned)
+                | (Task::Clean, Outcome::Cleaned { .. })
                 | (Task::Release, Outcome::Released)
                 | (Task::Teardown, Outcome::TornDown { .. })
         );
@@ -213,9 +213,9 @@ impl PipeAggregate {
                     self.swapped(id, actor, now);
                 }
             }
-            (Task::Clean, Outcome::Cleaned) => {
-                // What came since then waits for the next time, when all are dropped again, which is harmless.
-                self.pipe.garbage.clear();
+            (Task::Clean, Outcome::Cleaned { tables }) => {
+                // What has come to it since waits for the next time.
+                self.pipe.garbage.retain(|name| !tables.contains(name));
                 self.touch_pipe();
             }
             (Task::Release, Outcome::Released) => {

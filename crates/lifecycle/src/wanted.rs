@@ -23,7 +23,9 @@ impl PipeAggregate {
             tasks.push(Task::Stream);
         }
         match self.pipe.state {
-            PipeState::Paused | PipeState::Completed | PipeState::Failed => return Vec::new(),
+            // Nothing is read, but what is left over at the destination goes.
+            PipeState::Paused | PipeState::Completed => return self.wanted_cleaning().collect(),
+            PipeState::Failed => return Vec::new(),
             // A stream that stands drains. Where it went away with its worker, somebody must still see to the slot.
             PipeState::Pausing => {
                 if tasks.is_empty() && self.pipe.spec.mode.follows() {
@@ -45,10 +47,12 @@ impl PipeAggregate {
             self.pipe.rounds.iter().for_each(|round| self.wanted_of_round(round, &mut tasks));
             tasks.extend(self.wanted_copies());
         }
-        if !self.pipe.garbage.is_empty() {
-            tasks.push(Task::Clean);
-        }
+        tasks.extend(self.wanted_cleaning());
         tasks
+    }
+
+    fn wanted_cleaning(&self) -> impl Iterator<Item = Task> {
+        (!self.pipe.garbage.is_empty()).then_some(Task::Clean).into_iter()
     }
 
     /// Whether the slot's changes are to be carried now.

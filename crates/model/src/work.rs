@@ -296,7 +296,10 @@ pub enum Outcome {
         tables: Vec<TableId>,
     },
     /// [`Work::Clean`]
-    Cleaned,
+    Cleaned {
+        /// The tables that are gone.
+        tables: Vec<String>,
+    },
     /// [`Work::Copy`]
     Copied {
         /// Rows of the partition.

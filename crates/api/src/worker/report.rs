@@ -106,7 +106,7 @@ fn write_outcome(outcome: &Outcome) -> WireOutcome {
         Outcome::Swapped { tables } => {
             WireOutcome::Swap(wire::SwapResult { tables: tables.iter().map(|id| id.0).collect() })
         }
-        Outcome::Cleaned => WireOutcome::Clean(wire::CleanResult {}),
+        Outcome::Cleaned { tables } => WireOutcome::Clean(wire::CleanResult { tables: tables.clone() }),
         Outcome::Copied { rows, bytes } => WireOutcome::Copy(wire::CopyResult { rows: *rows, bytes: *bytes }),
         Outcome::Drained { durable } => WireOutcome::Stream(wire::StreamResult { durable_lsn: durable.0 }),
         Outcome::Released => WireOutcome::Release(wire::ReleaseResult {}),
@@ -184,7 +184,7 @@ pub(super) fn read_finished(finished: wire::Finished) -> Result<WorkerMessage, P
         WireOutcome::Swap(result) => {
             Outcome::Swapped { tables: result.tables.into_iter().map(TableId).collect() }
         }
-        WireOutcome::Clean(wire::CleanResult {}) => Outcome::Cleaned,
+        WireOutcome::Clean(result) => Outcome::Cleaned { tables: result.tables },
         WireOutcome::Copy(result) => Outcome::Copied { rows: result.rows, bytes: result.bytes },
         WireOutcome::Stream(result) => Outcome::Drained { durable: Lsn(result.durable_lsn) },
         WireOutcome::Release(wire::ReleaseResult {}) => Outcome::Released,

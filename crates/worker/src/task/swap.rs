@@ -38,7 +38,7 @@ pub(crate) async fn clean(spec: &PipeSpec, pipe: &PipeId, names: &[String]) -> E
             Err(error) => return Err(vec![Problem { recovery: Recovery::Retry, ..classify(&error) }]),
         }
     }
-    Ok(Outcome::Cleaned)
+    Ok(Outcome::Cleaned { tables: names.to_vec() })
 }
 
 /// Drops the tables of a pipe that goes; what cannot be dropped is told.
