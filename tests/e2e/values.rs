@@ -55,6 +55,18 @@ const TYPES: &[Typed] = &[
             "(SELECT string_agg(decode(lpad(to_hex(n), 2, '0'), 'hex'), ''::bytea) FROM generate_series(0, 255) n)",
         ],
     ),
+    (
+        "c_hstore",
+        "hstore",
+        &[
+            "'a=>1, \"b c\"=>NULL'",
+            "''",
+            r#"hstore(ARRAY['say "hi"', 'back\slash', '', 'ä', 'null', 'comma, =>'], ARRAY['"', '\', '', '€', 'NULL', NULL])"#,
+            "(SELECT hstore(array_agg('key ' || n), array_agg(md5(n::text))) FROM generate_series(1, 300) n)",
+        ],
+    ),
+    ("c_hstores", "hstore[]", &["ARRAY['a=>1'::hstore, NULL, 'b=>NULL', '']", "'{}'"]),
+    ("c_hstore_not_null", "hstore NOT NULL DEFAULT 'd=>1'", &["'x=>y'"]),
     ("c_huge_numeric", "numeric", &["repeat('9', 131072)::numeric", "('0.' || repeat('3', 16383))::numeric"]),
 ];
 
@@ -71,7 +83,6 @@ const TEXT_TYPES: &[Typed] = &[
     ("c_timetz", "timetz", &["'12:34:56.5+02'"]),
     ("c_composite", "pair", &["ROW(1, 'two, three')"]),
     ("c_macaddr", "macaddr", &["'08:00:2b:01:02:03'"]),
-    ("c_hstore", "hstore", &["'a=>1, \"b c\"=>NULL'", "''"]),
     ("c_ltree", "ltree", &["'top.science.astronomy'"]),
     ("c_multirange", "int4multirange", &["'{[1,3), [5,9)}'", "'{}'"]),
     ("c_pg_lsn", "pg_lsn", &["'16/B374D848'"]),
@@ -98,7 +109,7 @@ fn rows(table: &str, types: &[Typed], first: usize) -> String {
     text
 }
 
-async fn moves_equally(tables: &[(&str, &[Typed])]) {
+async fn moves_equally(tables: &[(&str, &[Typed])], binary: bool) {
     let stack = Stack::start().await;
     let source = stack.source().await;
     source
@@ -138,16 +149,21 @@ async fn moves_equally(tables: &[(&str, &[Typed])]) {
     }
     let shown = stack.get("values").await;
     assert_eq!(shown["status"]["tablesSetAside"], 0, "{shown}");
+    let told = ["one", "two"].map(|worker| {
+        std::fs::read_to_string(stack.folder.path().join(format!("worker-{worker}.log"))).unwrap()
+    });
+    let form = format!("binary={binary}");
+    assert!(told.concat().contains(&form), "the stream was not of the form that this test is for");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_type_arrives_as_it_was_with_a_binary_stream() {
-    moves_equally(&[("every_type", TYPES)]).await;
+    moves_equally(&[("every_type", TYPES)], true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_type_arrives_as_it_was_with_a_text_stream() {
-    moves_equally(&[("every_type", TYPES), ("text_types", TEXT_TYPES)]).await;
+    moves_equally(&[("every_type", TYPES), ("text_types", TEXT_TYPES)], false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

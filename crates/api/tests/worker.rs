@@ -72,6 +72,9 @@ fn definition() -> TableDefinition {
         PgType::Array(Box::new(PgType::Numeric(Some((10, 2))))),
         PgType::Array(Box::new(PgType::Other("public.mood".to_owned()))),
         PgType::Other("int4range".to_owned()),
+        PgType::Hstore,
+        PgType::Vector,
+        PgType::Array(Box::new(PgType::HalfVec)),
     ];
     let column = |(index, pg_type): (i16, PgType)| SourceColumn {
         name: format!("column {index}"),

@@ -176,10 +176,14 @@ impl Column {
     fn postgres(&self) -> String {
         let name = quote(&self.name);
         match &self.element {
+            // The destination has no NULL in place of an array or map.
+            None if self.pg_type == "hstore" => format!("coalesce({}, '')", postgres_value("hstore", &name)),
             None => postgres_value(&self.pg_type, &name),
+            // With the length before them, lest two elements look like one with a comma.
             Some(element) => format!(
-                "(SELECT coalesce(string_agg(coalesce({}, '{NULL}'), ',' ORDER BY n), '') FROM unnest({name}) WITH ORDINALITY AS u(x, n))",
-                postgres_value(element, "x")
+                "(SELECT count(*) || ':' || coalesce(string_agg(coalesce({}, {}), ',' ORDER BY n), '') FROM unnest({name}) WITH ORDINALITY AS u(x, n))",
+                postgres_value(element, "x"),
+                if element == "hstore" { "''".to_owned() } else { format!("'{NULL}'") },
             ),
         }
     }
@@ -190,7 +194,7 @@ impl Column {
         match &self.element {
             None => format!("ifNull({}, '{NULL}')", clickhouse_value(&self.pg_type, self.scale, &name)),
             Some(element) => format!(
-                "arrayStringConcat(arrayMap(x -> ifNull({}, '{NULL}'), {name}), ',')",
+                "concat(toString(length({name})), ':', arrayStringConcat(arrayMap(x -> ifNull({}, '{NULL}'), {name}), ','))",
                 clickhouse_value(element, None, "x")
             ),
         }
@@ -219,6 +223,15 @@ fn clickhouse_value(pg_type: &str, scale: Option<i32>, value: &str) -> String {
         "date" => format!("toString(toInt32({value}))"),
         "timestamp" | "timestamptz" => format!("toString(toUnixTimestamp64Micro({value}))"),
         "bytea" => format!("lower(hex({value}))"),
+        "hstore" => {
+            let quoted = |text: &str| {
+                format!(r#"concat('"', replaceAll(replaceAll({text}, '\\', '\\\\'), '"', '\\"'), '"')"#)
+            };
+            let pair = format!("concat({}, '=>', ifNull({}, 'NULL'))", quoted("k"), quoted("v"));
+            format!(
+                "arrayStringConcat(arrayMap((k, v) -> {pair}, mapKeys({value}), mapValues({value})), ', ')"
+            )
+        }
         // As PostgreSQL's output function writes it.
         "bool" => format!("substring(toString({value}), 1, 1)"),
         "numeric" => match scale {

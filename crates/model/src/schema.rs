@@ -44,6 +44,12 @@ pub enum PgType {
     Time,
     /// An enumeration: binary form is the label's text.
     Enum,
+    /// `hstore` of the extension of that name.
+    Hstore,
+    /// `vector` of the extension of that name (pgvector).
+    Vector,
+    /// `halfvec` of the extension `vector`: its elements are of 16 bits.
+    HalfVec,
     /// An array of a type that is not itself an array.
     Array(Box<PgType>),
     /// A type without a decoder here; it travels in PostgreSQL's text form. Holds its SQL name (`format_type`).

@@ -129,6 +129,9 @@ fn write_type(pg_type: &PgType) -> wire::TypeDefinition {
         PgType::TimestampTz => wire::TypeKind::Timestamptz,
         PgType::Time => wire::TypeKind::Time,
         PgType::Enum => wire::TypeKind::Enum,
+        PgType::Hstore => wire::TypeKind::Hstore,
+        PgType::Vector => wire::TypeKind::Vector,
+        PgType::HalfVec => wire::TypeKind::Halfvec,
         PgType::Array(element) => {
             definition.element = Some(Box::new(write_type(element)));
             wire::TypeKind::Array
@@ -163,6 +166,9 @@ fn read_type(definition: wire::TypeDefinition) -> Result<PgType, ProtocolError> 
         wire::TypeKind::Timestamptz => PgType::TimestampTz,
         wire::TypeKind::Time => PgType::Time,
         wire::TypeKind::Enum => PgType::Enum,
+        wire::TypeKind::Hstore => PgType::Hstore,
+        wire::TypeKind::Vector => PgType::Vector,
+        wire::TypeKind::Halfvec => PgType::HalfVec,
         wire::TypeKind::Array => {
             let element = definition.element.ok_or_else(|| missing("element"))?;
             // One level only, so that what comes in cannot nest without end.

@@ -98,6 +98,38 @@ async fn every_kind_of_column_is_described() {
 }
 
 #[tokio::test]
+async fn types_of_extensions_are_told_from_others_of_their_names() {
+    let server = Server::start().await;
+    server
+        .run(
+            "CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE SCHEMA own;
+             CREATE TYPE own.hstore AS (a int); CREATE TYPE own.citext AS (a int); CREATE TYPE own.vector AS (a int);
+             CREATE DOMAIN own.tags AS hstore; CREATE DOMAIN own.row_of AS int[];
+             CREATE TABLE t (a hstore, b citext, c ltree, d hstore[], e own.tags, f own.hstore, g own.citext, h own.vector,
+               i own.row_of, j own.row_of[])",
+        )
+        .await;
+    let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
+    let found = discovery::find(&session, &[name("public.t")]).await.unwrap().remove(0);
+    let types: Vec<PgType> = found.definition.columns.into_iter().map(|column| column.pg_type).collect();
+    let array = |element| PgType::Array(Box::new(element));
+    let other = |name: &str| PgType::Other(name.to_owned());
+    let expected = [
+        PgType::Hstore,
+        PgType::Text,
+        other("ltree"),
+        array(PgType::Hstore),
+        PgType::Hstore,
+        other("own.hstore"),
+        other("own.citext"),
+        other("own.vector"),
+        array(PgType::Int4),
+        other("own.row_of[]"),
+    ];
+    assert_eq!(types, expected);
+}
+
+#[tokio::test]
 async fn a_domain_that_forbids_null_does_not_keep_null_out() {
     let server = Server::start().await;
     server
