@@ -64,6 +64,7 @@ pub(crate) async fn current_columns(
             // A default that was set after the column was added does not concern older rows; one that was computed for each
             // of them has rewritten the table.
             None if backfills.defaults.contains(&column.attribute) && rewritten => Backfill::Unknown,
+            None if backfills.differing.contains(&column.attribute) => Backfill::Unknown,
             None => Backfill::Null,
         };
         CurrentColumn { column, backfill }
