@@ -17,6 +17,7 @@ mod refusal;
 mod stack;
 mod surface;
 mod toast;
+mod transactions;
 mod types;
 mod values;
 mod workload;
