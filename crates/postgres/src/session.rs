@@ -147,6 +147,24 @@ impl Session {
         Ok(backfills)
     }
 
+    /// What a table and its columns are called now, the latter by their numbers; `None` where the table is gone.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn present_names(&self, oid: u32) -> Result<Option<(TableName, BTreeMap<i16, String>)>, Error> {
+        let what = "to tell what the table is called";
+        let sql = "SELECT n.nspname, c.relname, a.attnum, a.attname \
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid \
+                   WHERE c.oid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+        let mut names = None;
+        for row in &self.rows(what, sql, &[&oid]).await? {
+            let table = TableName::new(get::<String>(row, 0, what)?, get::<String>(row, 1, what)?);
+            let (_, columns) = names.get_or_insert_with(|| (table, BTreeMap::new()));
+            columns.insert(get(row, 2, what)?, get(row, 3, what)?);
+        }
+        Ok(names)
+    }
+
     /// The first transaction id that is not given out yet, to be compared with by [`Session::catalog_changed_since`].
     ///
     /// # Errors

@@ -28,8 +28,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
+use super::source::{self, RowFinder};
 use super::tables::{self, PlannedTable};
-use super::{Ending, Shared, Signals, source};
+use super::{Ending, Shared, Signals};
 use crate::budget::Reservation;
 use crate::delivery::{Patience, deliver};
 use crate::desk::Reporter;
@@ -731,8 +732,15 @@ impl Pump<'_> {
         for (table, rows) in sought {
             let mut found = Vec::new();
             let stream_table = self.planned[table.0].stream_table();
+            let Some(finder) = RowFinder::of_table(&session, &stream_table).await? else {
+                let reason =
+                    "a column was dropped whose values an earlier update left out, and the destination lacks them".to_owned();
+                let problem = source_schema_changed(&stream_table.definition.name, &[reason]);
+                self.give_up(table, problem).await?;
+                continue;
+            };
             for (number, place) in rows {
-                let values = source::find_row(&session, &stream_table, &place).await?;
+                let values = finder.find(&place).await?;
                 found.extend(values.map(|values| (number, values)));
             }
             // Only now, so that it is not before what was read.
