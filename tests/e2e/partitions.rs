@@ -187,3 +187,51 @@ async fn a_table_and_those_that_inherit_from_it_are_carried_each_for_itself() {
         assert_eq!(found, expected, "{table}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_attached_with_rows_is_not_passed_over_in_silence() {
+    let mut stack = Stack::start().await;
+    let source = stack.source().await;
+    let tables = ["later", "at_once", "again", "fine"];
+    for table in tables {
+        source
+            .batch_execute(&format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, x int) PARTITION BY RANGE (id); CREATE TABLE {table}_1 PARTITION OF {table} FOR VALUES FROM (0) TO (100);
+                 INSERT INTO {table} SELECT n, n FROM generate_series(1, 50) n;"
+            ))
+            .await
+            .unwrap();
+    }
+    stack.apply(&stack.write_pipe_of("parts", &tables, "")).await;
+    stack.wait_for("parts", "Running").await;
+    // Nobody looks meanwhile.
+    for worker in &mut stack.fleet.workers {
+        worker.kill().await;
+    }
+    source
+        .batch_execute(
+            "CREATE TABLE later_2 (x int, id int NOT NULL); INSERT INTO later_2 VALUES (1, 101); ALTER TABLE later ATTACH PARTITION later_2 FOR VALUES FROM (100) TO (200);
+             BEGIN; CREATE TABLE at_once_2 (x int, id int NOT NULL); INSERT INTO at_once_2 VALUES (1, 101); ALTER TABLE at_once ATTACH PARTITION at_once_2 FOR VALUES FROM (100) TO (200); COMMIT;
+             ALTER TABLE again DETACH PARTITION again_1; UPDATE again_1 SET x = -1; ALTER TABLE again ATTACH PARTITION again_1 FOR VALUES FROM (0) TO (100);
+             BEGIN; CREATE TABLE fine_2 PARTITION OF fine FOR VALUES FROM (100) TO (200) PARTITION BY HASH (id); CREATE TABLE fine_2_all PARTITION OF fine_2 FOR VALUES WITH (MODULUS 1, REMAINDER 0); INSERT INTO fine VALUES (101, 1); COMMIT;
+             CREATE TABLE fine_3 (x int, id int NOT NULL); ALTER TABLE fine ATTACH PARTITION fine_3 FOR VALUES FROM (200) TO (300); INSERT INTO fine VALUES (201, 1);",
+        )
+        .await
+        .unwrap();
+    for worker in &mut stack.fleet.workers {
+        worker.start_again().await;
+    }
+    stack
+        .wait("the tables to be set aside", async || {
+            stack.get("parts").await["status"]["tablesSetAside"] == 3
+        })
+        .await;
+    let shown = stack.get("parts").await;
+    for (at, partition) in [(0, "public.later_2"), (1, "public.at_once_2"), (2, "public.again_1")] {
+        let message = shown["tables"][at]["problem"]["message"].as_str().unwrap();
+        assert!(message.contains("were attached with rows") && message.contains(partition), "{message}");
+    }
+    source.batch_execute("UPDATE fine SET x = x + 1").await.unwrap();
+    stack.caught_up("parts").await;
+    stack.assert_equal("fine", &["id"]).await;
+}

@@ -13,8 +13,8 @@ use millrace_model::work::{
     Work,
 };
 use millrace_model::{
-    Epoch, Lsn, PageRange, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret, SourceColumn,
-    TableDefinition, TableName,
+    Epoch, Lsn, PageRange, Partition, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret,
+    SourceColumn, TableDefinition, TableName,
 };
 use proptest::prelude::*;
 use wire::connect_request::Message as Request;
@@ -97,6 +97,7 @@ fn definition() -> TableDefinition {
         estimated_rows: u64::MAX,
         bytes: 1,
         retired: Vec::new(),
+        partitions: vec![Partition { oid: 16_400, linked_by: u32::MAX }],
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }

@@ -52,6 +52,7 @@ fn definition(name: &TableName) -> TableDefinition {
         estimated_rows: 3000,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }

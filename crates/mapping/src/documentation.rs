@@ -93,6 +93,7 @@ fn definition(source: &PgType) -> TableDefinition {
         estimated_rows: 0,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }

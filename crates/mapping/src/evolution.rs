@@ -434,6 +434,7 @@ mod tests {
             estimated_rows: 0,
             bytes: 0,
             retired: Vec::new(),
+            partitions: Vec::new(),
             distrusted_until: Lsn::ZERO,
         }
     }

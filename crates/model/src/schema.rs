@@ -91,6 +91,15 @@ pub struct SourceColumn {
     pub generated: bool,
 }
 
+/// A partition that holds rows itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Partition {
+    /// `pg_class.oid`
+    pub oid: u32,
+    /// The transaction that made it part of the table: another one means that it was detached and attached again.
+    pub linked_by: u32,
+}
+
 /// A source table as it was found at one moment, and what of it was recorded since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableDefinition {
@@ -115,6 +124,9 @@ pub struct TableDefinition {
     /// Columns that were dropped at the source and stand in the destination still.
     #[serde(default)]
     pub retired: Vec<String>,
+    /// A partitioned table's partitions that hold rows themselves, as far as they were looked at.
+    #[serde(default)]
+    pub partitions: Vec<Partition>,
     /// Rows of the destination may be younger than the change stream up to here: where the copy went on under a later snapshot, or values were
     /// taken from the source. Zero where they never are.
     #[serde(default)]

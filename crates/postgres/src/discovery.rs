@@ -147,6 +147,7 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
                 estimated_rows: count(7)?,
                 bytes: count(8)?,
                 retired: Vec::new(),
+                partitions: Vec::new(),
                 distrusted_until: millrace_model::Lsn::ZERO,
             },
             kind: match kind.as_str() {
@@ -165,6 +166,10 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
             unlogged: get(row, 12, what)?,
             partitions_without_identity: get(row, 13, what)?,
         });
+    }
+    for found in found.iter_mut().filter(|found| found.kind == Kind::Partitioned) {
+        let leaves = session.leaves(found.definition.oid).await?;
+        found.definition.partitions = leaves.into_iter().map(|leaf| leaf.partition).collect();
     }
     let oids: Vec<u32> = found.iter().map(|found| found.definition.oid).collect();
     let columns = session.rows(what, COLUMNS, &[&oids]).await?;

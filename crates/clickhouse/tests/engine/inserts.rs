@@ -117,6 +117,7 @@ fn everything() -> (TableDefinition, Vec<[Option<String>; 3]>) {
         estimated_rows: 0,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     };
     (definition, values)

@@ -105,6 +105,7 @@ pub fn table(
         estimated_rows: 0,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }

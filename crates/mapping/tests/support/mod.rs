@@ -32,6 +32,7 @@ pub fn table(columns: &[(&str, PgType, bool)]) -> TableDefinition {
         estimated_rows: 1,
         bytes: 8192,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }

@@ -55,6 +55,8 @@ const BULK_MESSAGES: u32 = 4_000_000;
 const STATUS: Duration = Duration::from_secs(5);
 /// How often the coordinator hears how far the stream is.
 const REPORT: Duration = Duration::from_millis(500);
+/// How often the source is asked which partitions have come to the tables that have some.
+const PARTITIONS: Duration = Duration::from_secs(10);
 /// Memory is taken from the budget in steps.
 const STEP: u64 = 1 << 20;
 
@@ -247,6 +249,7 @@ enum Wake {
     Flush,
     Status,
     Report,
+    Partitions,
 }
 
 impl Pump<'_> {
@@ -381,6 +384,9 @@ impl Pump<'_> {
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report = tokio::time::interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut partitions = tokio::time::interval(PARTITIONS);
+        partitions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let partitioned = self.planned.iter().any(|table| is_partitioned(&table.definition));
         // Asks for a keepalive, which says where the log ends: an idle source would leave us waiting for half a minute.
         self.acknowledge(true).await?;
         loop {
@@ -399,6 +405,7 @@ impl Pump<'_> {
                 // 3. PostgreSQL must hear of us, also when nothing can be read.
                 _ = status.tick() => Wake::Status,
                 _ = report.tick() => Wake::Report,
+                _ = partitions.tick(), if partitioned => Wake::Partitions,
                 // 4. A batch that is due, before more is read.
                 () = tokio::time::sleep_until(due), if waiting && room => Wake::Flush,
                 // 5. More changes, unless what waits is as large as a batch may be.
@@ -413,6 +420,7 @@ impl Pump<'_> {
                 }
                 Wake::Status => self.acknowledge(false).await?,
                 Wake::Report => self.report(),
+                Wake::Partitions => self.look_at_partitions().await?,
                 Wake::Flush => self.send().await?,
                 Wake::Read(read) => {
                     read.map_err(|error| vec![self.source_failed(&error)])?;
@@ -420,6 +428,44 @@ impl Pump<'_> {
                 }
             }
         }
+    }
+
+    /// Rows that a partition held before it was attached are in nobody's stream. One that comes with such rows sets its table aside.
+    async fn look_at_partitions(&mut self) -> Result<(), Vec<Problem>> {
+        match self.compare_partitions().await {
+            // The next look may be luckier; the stream itself needs no further connection.
+            Err(problems) if problems.iter().all(|problem| problem.recovery == Recovery::Retry) => {
+                tracing::debug!(?problems, "partitions could not be looked at");
+                Ok(())
+            }
+            looked => looked,
+        }
+    }
+
+    async fn compare_partitions(&mut self) -> Result<(), Vec<Problem>> {
+        let session = source::connect(&self.stream.spec).await?;
+        for index in 0..self.planned.len() {
+            let definition = &self.planned[index].definition;
+            if !is_partitioned(definition) || !self.applier.is_active(TableIndex(index)) {
+                continue;
+            }
+            let found = session.partitions(definition).await.map_err(|error| vec![classify(&error)])?;
+            if !found.laden.is_empty() {
+                let names: Vec<String> = found.laden.iter().map(ToString::to_string).collect();
+                let reason = format!(
+                    "partitions were attached with rows, which the change stream does not have: {}",
+                    names.join(", ")
+                );
+                let problem = source_schema_changed(&definition.name, &[reason]);
+                self.give_up(TableIndex(index), problem).await?;
+            } else if found.complete != definition.partitions {
+                let definition = &mut self.planned[index].definition;
+                definition.partitions = found.complete;
+                let definition = definition.clone();
+                self.say(definition.name.clone(), Report::TableChanged(Box::new(definition))).await;
+            }
+        }
+        Ok(())
     }
 
     /// When what waits may go: at once where the stream was quiet; otherwise so much later than the batch before that inserts take at most a third of the time.
@@ -926,6 +972,11 @@ impl Pump<'_> {
         }
         Ok(Outcome::Drained { durable })
     }
+}
+
+/// A partitioned table has no storage of its own.
+fn is_partitioned(definition: &TableDefinition) -> bool {
+    definition.file_node == 0
 }
 
 /// An internal error of the decoder is tried again with whole transactions before anybody is troubled.
