@@ -668,7 +668,8 @@ async fn client(
     mut generator: Generator,
     operations: u64,
     mut stage: watch::Receiver<Stage>,
-    mut reshaped: watch::Receiver<bool>,
+    reshapes: u64,
+    mut reshaped: watch::Receiver<u64>,
 ) -> Tally {
     connection.batch_execute("SET deadlock_timeout = '50ms'").await.unwrap();
     let mut tally = Tally::default();
@@ -680,24 +681,25 @@ async fn client(
         if operation == operations / 2 {
             stage.wait_for(|stage| *stage == Stage::Running).await.unwrap();
         }
+        if let Some(beyond) = operation.checked_sub(operations / 2) {
+            // Spread over the changes of columns, so that these happen while others write, to the last.
+            let due = beyond * reshapes / (operations - operations / 2);
+            reshaped.wait_for(|done| *done >= due).await.unwrap();
+        }
         if operation == operations / 4 * 3 {
             // What an emptied table had wrong before, nobody sees: the last quarter keeps everything.
             generator.truncates = false;
         }
         run(&connection, &generator.transaction(), &mut tally).await;
     }
-    // The columns' client changes them while others write.
-    while !*reshaped.borrow_and_update() {
-        run(&connection, &generator.transaction(), &mut tally).await;
-    }
     tally
 }
 
 /// Changes the tables' columns, each table's once the stream has passed the change before.
-async fn reshape(stack: &Stack, mut reshaper: Reshaper, changes: u64) {
+async fn reshape(stack: &Stack, mut reshaper: Reshaper, changes: u64, done: &watch::Sender<u64>) {
     let connection = stack.source().await;
     connection.batch_execute("SET deadlock_timeout = '50ms'").await.unwrap();
-    for _ in 0..changes {
+    for number in 0..changes {
         let (at, statements) = reshaper.next();
         let changed = reshaper.shapes[at].changed.clone();
         if !changed.is_empty() {
@@ -721,6 +723,7 @@ async fn reshape(stack: &Stack, mut reshaper: Reshaper, changes: u64) {
         }
         let end = connection.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap();
         reshaper.shapes[at].changed = end.get(0);
+        done.send(number + 1).unwrap();
     }
 }
 
@@ -749,13 +752,14 @@ async fn a_random_workload_arrives_as_it_was() {
     source.batch_execute("ANALYZE").await.unwrap();
 
     let (stage, is_at) = watch::channel(Stage::Beginning);
-    let (reshaped, is_reshaped) = watch::channel(false);
+    let reshapes = operations / 16;
+    let (reshaped, is_reshaped) = watch::channel(0);
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
         let generator = Generator::new(seed, number);
         let connection = stack.source().await;
         let (operations, is_at, is_reshaped) = (operations / CLIENTS, is_at.clone(), is_reshaped.clone());
-        clients.push(tokio::spawn(client(connection, generator, operations, is_at, is_reshaped)));
+        clients.push(tokio::spawn(client(connection, generator, operations, is_at, reshapes, is_reshaped)));
     }
     let entry =
         |table: &Table| format!("  - {{source: public.{0}, target: {0}{1}}}", table.name, table.options);
@@ -774,8 +778,7 @@ async fn a_random_workload_arrives_as_it_was() {
     stack.wait_for("workload", "Running").await;
     stage.send(Stage::Running).unwrap();
     // A change of columns in the middle of a load is another matter: the table has to be copied anew then.
-    reshape(&stack, Reshaper::new(seed, drops), operations / 16).await;
-    reshaped.send(true).unwrap();
+    reshape(&stack, Reshaper::new(seed, drops), reshapes, &reshaped).await;
 
     let mut tally = Tally::default();
     for client in clients {
