@@ -21,4 +21,5 @@ mod toast;
 mod transactions;
 mod types;
 mod values;
+mod versions;
 mod workload;

@@ -130,6 +130,10 @@ async fn a_publication_of_ones_own_publishes_partitions_as_one_table_or_each_und
     // Only under its own name is a partition emptied alone.
     let truncate = "TRUNCATE parts.sales_2024_a; INSERT INTO parts.sales_2024_a (at, id, region) VALUES ('2024-01-01', 2, 'west')";
     source.batch_execute(truncate).await.unwrap();
+    stack.caught_up("one").await;
+    let differences = stack.compare("sales", &KEY, &[]).await;
+    assert_eq!((differences.missing.len(), differences.altered.len()), (0, 0), "{differences}");
+    assert!(!differences.extra.is_empty(), "the partitioned table's stream has no truncation of a partition");
     for pipe in ["one", "each", "leaves"] {
         stack.caught_up(pipe).await;
         assert_eq!(stack.get(pipe).await["status"]["tablesSetAside"], 0);
