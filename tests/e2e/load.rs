@@ -129,27 +129,3 @@ async fn a_snapshot_only_pipe_completes_and_leaves_nothing_at_the_source() {
         .await;
     assert_eq!(stack.states("once").await, ["PROVISIONING", "SETUP", "SNAPSHOT", "COMPLETED"]);
 }
-
-/// The oldest and the newest version that are supported; everything else runs on the one in between.
-async fn loads_and_streams(major: u16) {
-    let mut stack = Stack::servers_with_postgres(major).await;
-    stack.start_coordinator(&[]).await;
-    stack.start_worker("one").await;
-    sample_tables(&stack.source().await, 12_000).await;
-    let churn = Churn::start(&stack, 12_000).await;
-    stack.apply(&stack.write_pipe_of("shop", &TABLES, SETTINGS)).await;
-    stack.wait_for("shop", "Running").await;
-    churn.stop().await;
-    stack.caught_up("shop").await;
-    assert_all_equal(&stack).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn postgresql_14_is_loaded_and_followed() {
-    loads_and_streams(14).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn postgresql_18_is_loaded_and_followed() {
-    loads_and_streams(18).await;
-}

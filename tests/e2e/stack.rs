@@ -296,16 +296,26 @@ impl Stack {
     }
 
     pub(crate) async fn compare(&self, table: &str, key: &[&str], excluded: &[&str]) -> Differences {
-        let tables = Tables {
-            schema: "public",
-            table,
-            database: "mirror",
-            target: table,
-            key,
-            excluded,
-            metadata: "_millrace",
-        };
+        self.compare_with("public", table, table, key, excluded).await
+    }
+
+    async fn compare_with(
+        &self,
+        schema: &str,
+        table: &str,
+        target: &str,
+        key: &[&str],
+        excluded: &[&str],
+    ) -> Differences {
+        let (database, metadata) = ("mirror", "_millrace");
+        let tables = Tables { schema, table, database, target, key, excluded, metadata };
         compare(&self.source().await, &self.destination(), tables).await.unwrap()
+    }
+
+    /// A table of any schema and its target hold the same rows.
+    pub(crate) async fn assert_same(&self, schema: &str, table: &str, target: &str, key: &[&str]) {
+        let differences = self.compare_with(schema, table, target, key, &[]).await;
+        assert!(differences.is_empty(), "{target}: {differences}\n{}", self.logs());
     }
 
     /// Both sides hold the same rows.

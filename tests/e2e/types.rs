@@ -90,3 +90,39 @@ async fn values_out_of_range_follow_the_policy() {
     let message = shown["tables"][1]["problem"]["message"].as_str().unwrap();
     assert!(message.contains("outOfRange is stop") && message.contains("id = 2"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn null_in_place_of_a_map_or_array_is_named_beforehand_and_kept_where_text_is_chosen() {
+    let stack = Stack::start().await;
+    let source = stack.source().await;
+    let insert = |id: u32| {
+        format!(
+            "INSERT INTO chosen VALUES ({id}, 'a=>1, b=>NULL', 'c=>2', '{{1,NULL}}', '{{{{1}},{{2}}}}'), ({id} + 1, NULL, NULL, NULL, NULL), ({id} + 2, '', '', '{{}}', '{{}}');"
+        )
+    };
+    source
+        .batch_execute(
+            "CREATE EXTENSION hstore; CREATE TABLE chosen (id int PRIMARY KEY, map hstore, text_map hstore, list int[], text_list int[]);
+             CREATE TABLE keyed (tags hstore PRIMARY KEY, x int); INSERT INTO keyed VALUES ('a=>1', 1), ('', 2);",
+        )
+        .await
+        .unwrap();
+    source.batch_execute(&insert(1)).await.unwrap();
+    let tables = "  - {source: public.chosen, target: chosen, columnTypes: {text_map: String, text_list: String}}\n  - {source: public.keyed, target: keyed}";
+    let path = stack.write_pipe("chosen", tables, "");
+    let told = stack.ok(&["pipe", "validate", "-f", path.to_str().unwrap()]).await;
+    assert!(told.contains("NULL becomes an empty array or map in: map, list"), "{told}");
+    stack.apply(&path).await;
+    stack.wait_for("chosen", "Running").await;
+    source.batch_execute(&insert(11)).await.unwrap();
+    source
+        .batch_execute("DELETE FROM keyed WHERE tags = ''; UPDATE keyed SET tags = 'b=>NULL'")
+        .await
+        .unwrap();
+    stack.caught_up("chosen").await;
+    let values = r#"({'a':'1','b':NULL},'"c"=>"2"',[1,NULL],'{{1},{2}}')"#;
+    let (nothing, empty) = ("({},NULL,[],NULL)", "({},'',[],'{}')");
+    let expected = [values, nothing, empty, values, nothing, empty];
+    assert_eq!(rows(&stack, "map, text_map, list, text_list").await, expected);
+    stack.assert_equal("keyed", &["tags"]).await;
+}

@@ -13,8 +13,8 @@ use millrace_model::work::{
     StreamedTable, Swap, TableSize, TableWork, Work,
 };
 use millrace_model::{
-    Epoch, Lsn, PageRange, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret, SourceColumn,
-    TableDefinition, TableId, TableName,
+    Epoch, Lsn, PageRange, Partition, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret,
+    SourceColumn, TableDefinition, TableId, TableName,
 };
 use proptest::prelude::*;
 use wire::assign::Work as WireWork;
@@ -73,6 +73,9 @@ fn definition() -> TableDefinition {
         PgType::Array(Box::new(PgType::Numeric(Some((10, 2))))),
         PgType::Array(Box::new(PgType::Other("public.mood".to_owned()))),
         PgType::Other("int4range".to_owned()),
+        PgType::Hstore,
+        PgType::Vector,
+        PgType::Array(Box::new(PgType::HalfVec)),
     ];
     let column = |(index, pg_type): (i16, PgType)| SourceColumn {
         name: format!("column {index}"),
@@ -95,6 +98,7 @@ fn definition() -> TableDefinition {
         estimated_rows: u64::MAX,
         bytes: 1,
         retired: Vec::new(),
+        partitions: vec![Partition { oid: 16_400, linked_by: u32::MAX }],
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
@@ -225,7 +229,7 @@ fn reports() -> Vec<Report> {
         }),
         Report::Finished(Outcome::SetUp { tables: vec![], begins: Lsn::ZERO }),
         Report::Finished(Outcome::Swapped { tables: vec![TableId(0), TableId(3)] }),
-        Report::Finished(Outcome::Cleaned),
+        Report::Finished(Outcome::Cleaned { tables: vec!["orders_old".to_owned()] }),
         Report::Finished(Outcome::Copied { rows: 1, bytes: 2 }),
         Report::Finished(Outcome::Drained { durable: Lsn(6) }),
         Report::Finished(Outcome::Released),

@@ -143,6 +143,7 @@ fn table() -> StreamTable {
         estimated_rows: 0,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     };
     let options = MappingOptions { allow_nullable_columns: true, time64: true };

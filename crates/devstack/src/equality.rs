@@ -138,18 +138,23 @@ struct Column {
     name: String,
     pg_type: String,
     element: Option<String>,
+    /// Whether the elements are rows themselves.
+    composites: bool,
     scale: Option<i32>,
 }
 
 async fn columns(source: &Client, tables: Tables<'_>) -> Result<Vec<Column>, CompareError> {
-    let sql = "SELECT a.attname, coalesce(bt.typname, t.typname), e.typname, \
-                 CASE WHEN t.typname = 'numeric' AND a.atttypmod > 4 AND ((a.atttypmod - 4) & 2047) <= 76 \
-                      THEN (a.atttypmod - 4) & 2047 END, t.typtype::text, e.typtype::text \
+    let sql = "SELECT a.attname, coalesce(bt.typname, t.typname), coalesce(eb.typname, e.typname), \
+                 CASE WHEN coalesce(eb.typname, e.typname, bt.typname, t.typname) = 'numeric' AND m.typmod > 4 AND m.scale <= m.precision AND m.precision <= 76 \
+                      THEN m.scale END, t.typtype::text, e.typtype::text \
                FROM pg_attribute a \
                JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
                JOIN pg_type t ON t.oid = a.atttypid \
                LEFT JOIN pg_type bt ON bt.oid = t.typbasetype AND t.typtype = 'd' \
-               LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A' \
+               LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A' AND t.typname NOT IN ('int2vector', 'oidvector') \
+               LEFT JOIN pg_type eb ON eb.oid = e.typbasetype AND e.typtype = 'd' \
+               CROSS JOIN LATERAL (SELECT CASE WHEN t.typtype = 'd' THEN t.typtypmod WHEN e.typtype = 'd' THEN e.typtypmod ELSE a.atttypmod END) AS given (typmod) \
+               CROSS JOIN LATERAL (SELECT given.typmod, (given.typmod - 4) & 2047, (given.typmod - 4) >> 16) AS m (typmod, scale, precision) \
                WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped \
                ORDER BY a.attnum";
     let mut columns = Vec::new();
@@ -164,6 +169,7 @@ async fn columns(source: &Client, tables: Tables<'_>) -> Result<Vec<Column>, Com
         columns.push(Column {
             pg_type: labelled(row.get(1), row.get(4)),
             element: row.get::<_, Option<String>>(2).map(|element| labelled(element, row.get(5))),
+            composites: row.get::<_, Option<String>>(5).as_deref() == Some("c"),
             scale: row.get(3),
             name,
         });
@@ -176,10 +182,22 @@ impl Column {
     fn postgres(&self) -> String {
         let name = quote(&self.name);
         match &self.element {
+            // The destination has no NULL in place of an array or map.
+            None if self.pg_type == "hstore" => format!("coalesce({}, '')", postgres_value("hstore", &name)),
             None => postgres_value(&self.pg_type, &name),
+            // With the length before them, lest two elements look like one with a comma.
             Some(element) => format!(
-                "(SELECT coalesce(string_agg(coalesce({}, '{NULL}'), ',' ORDER BY n), '') FROM unnest({name}) WITH ORDINALITY AS u(x, n))",
-                postgres_value(element, "x")
+                "(SELECT count(*) || ':' || coalesce(string_agg(coalesce({}, {}), ',' ORDER BY n), '') FROM {})",
+                postgres_value(element, "x"),
+                if element == "hstore" { "''".to_owned() } else { format!("'{NULL}'") },
+                // Unnesting takes composites apart.
+                if self.composites {
+                    format!(
+                        "(SELECT {name}[array_lower({name}, 1) + n - 1], n FROM generate_series(1, cardinality({name})) n) AS u(x, n)"
+                    )
+                } else {
+                    format!("unnest({name}) WITH ORDINALITY AS u(x, n)")
+                },
             ),
         }
     }
@@ -190,8 +208,8 @@ impl Column {
         match &self.element {
             None => format!("ifNull({}, '{NULL}')", clickhouse_value(&self.pg_type, self.scale, &name)),
             Some(element) => format!(
-                "arrayStringConcat(arrayMap(x -> ifNull({}, '{NULL}'), {name}), ',')",
-                clickhouse_value(element, None, "x")
+                "concat(toString(length({name})), ':', arrayStringConcat(arrayMap(x -> ifNull({}, '{NULL}'), {name}), ','))",
+                clickhouse_value(element, self.scale, "x")
             ),
         }
     }
@@ -205,7 +223,10 @@ fn postgres_value(pg_type: &str, value: &str) -> String {
         "timestamp" | "timestamptz" => {
             format!("(extract(epoch from {value}) * 1000000)::numeric(30, 0)::text")
         }
-        "time" => format!("to_char(date '2000-01-01' + {value}, 'HH24:MI:SS.US')"),
+        // A day has an end of its own, of which dates know nothing.
+        "time" => format!(
+            "CASE WHEN {value} = '24:00' THEN '24:00:00.000000' ELSE to_char(date '2000-01-01' + {value}, 'HH24:MI:SS.US') END"
+        ),
         "bytea" => format!("encode({value}, 'hex')"),
         // A cast may write a value otherwise than its output function does, as that of inet.
         _ => format!("CASE WHEN num_nulls({value}) = 0 THEN format('%s', {value}) END"),
@@ -219,6 +240,15 @@ fn clickhouse_value(pg_type: &str, scale: Option<i32>, value: &str) -> String {
         "date" => format!("toString(toInt32({value}))"),
         "timestamp" | "timestamptz" => format!("toString(toUnixTimestamp64Micro({value}))"),
         "bytea" => format!("lower(hex({value}))"),
+        "hstore" => {
+            let quoted = |text: &str| {
+                format!(r#"concat('"', replaceAll(replaceAll({text}, '\\', '\\\\'), '"', '\\"'), '"')"#)
+            };
+            let pair = format!("concat({}, '=>', ifNull({}, 'NULL'))", quoted("k"), quoted("v"));
+            format!(
+                "arrayStringConcat(arrayMap((k, v) -> {pair}, mapKeys({value}), mapValues({value})), ', ')"
+            )
+        }
         // As PostgreSQL's output function writes it.
         "bool" => format!("substring(toString({value}), 1, 1)"),
         "numeric" => match scale {

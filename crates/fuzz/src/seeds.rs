@@ -145,6 +145,8 @@ fn texts() -> Inputs {
         "\\x00ff",
         "1e-300",
         "one\0two\0\u{1}\0NULL\0",
+        r#""a"=>"1", "b c"=>NULL, "say \"hi\""=>"back\\slash""#,
+        "[1.5,-2,3e-07]",
     ];
     let texts =
         texts.into_iter().enumerate().map(|(at, text)| (format!("text-{at:02}"), text.as_bytes().to_vec()));

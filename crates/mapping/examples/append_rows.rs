@@ -70,6 +70,7 @@ fn table(types: &[PgType], nullable: bool) -> TableDefinition {
         estimated_rows: 1,
         bytes: 8192,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }

@@ -40,7 +40,8 @@ pub(crate) fn elements_of_binary(
     if rest.is_empty() { Ok(()) } else { Err(Fault::Malformed) }
 }
 
-fn take_i32(bytes: &mut &[u8]) -> Result<i32, Fault> {
+/// Takes a number off the front.
+pub(crate) fn take_i32(bytes: &mut &[u8]) -> Result<i32, Fault> {
     let (number, rest) = bytes.split_first_chunk::<4>().ok_or(Fault::Malformed)?;
     *bytes = rest;
     Ok(i32::from_be_bytes(*number))

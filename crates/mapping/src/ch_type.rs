@@ -52,6 +52,8 @@ pub enum ChType {
     Nullable(Box<ChType>),
     /// `Array(T)`
     Array(Box<ChType>),
+    /// `Map(K, V)`
+    Map(Box<ChType>, Box<ChType>),
 }
 
 impl ChType {
@@ -68,6 +70,11 @@ impl ChType {
     /// `Array(inner)`.
     pub fn array(inner: ChType) -> Self {
         Self::Array(Box::new(inner))
+    }
+
+    /// `Map(key, value)`.
+    pub fn map(key: ChType, value: ChType) -> Self {
+        Self::Map(Box::new(key), Box::new(value))
     }
 
     /// Whether a column of it can hold NULL itself; an array of nullable elements cannot.
@@ -102,6 +109,7 @@ impl fmt::Display for ChType {
             Self::LowCardinality(inner) => write!(f, "LowCardinality({inner})"),
             Self::Nullable(inner) => write!(f, "Nullable({inner})"),
             Self::Array(inner) => write!(f, "Array({inner})"),
+            Self::Map(key, value) => write!(f, "Map({key}, {value})"),
         }
     }
 }
@@ -150,6 +158,11 @@ fn parse(text: &str, depth: usize) -> Option<ChType> {
         "Nullable" => nested().map(ChType::Nullable),
         "LowCardinality" => nested().map(ChType::LowCardinality),
         "Array" => nested().map(ChType::Array),
+        "Map" => {
+            // No type that can be a key has a comma in it that matters here.
+            let (key, value) = arguments.split_once(',')?;
+            Some(ChType::map(parse(key.trim(), depth + 1)?, parse(value.trim(), depth + 1)?))
+        }
         "Time64" => fraction(arguments).map(ChType::Time64),
         "DateTime64" => match arguments.split_once(',') {
             None => Some(ChType::DateTime64 { precision: fraction(arguments)?, utc: false }),
@@ -196,6 +209,8 @@ mod tests {
             "Nullable(Decimal(38, 0))",
             "LowCardinality(Nullable(String))",
             "Array(LowCardinality(Nullable(String)))",
+            "Map(String, Nullable(String))",
+            "Array(Map(Int32, Decimal(12, 2)))",
         ] {
             assert_eq!(text.parse::<ChType>().map(|read| read.to_string()).as_deref(), Ok(text));
         }
@@ -216,7 +231,9 @@ mod tests {
             "Decimal(9)",
             "DateTime64(6, 'Europe/Berlin')",
             "DateTime64(10)",
-            "Map(String, String)",
+            "Map(String)",
+            "Map(String, )",
+            "Map(, String)",
             &deep,
         ] {
             assert!(text.parse::<ChType>().is_err(), "{text}");

@@ -7,8 +7,10 @@ use crate::array::{elements_of_binary, elements_of_text};
 use crate::decoder::{Decoder, Fit, Form};
 use crate::dictionary::{Dictionary, DictionaryMark};
 use crate::error::Fault;
+use crate::hstore::{pairs_of_binary, pairs_of_text};
 use crate::native::{Pieces, put_string};
 use crate::row_binary::{take, take_varint};
+use crate::vector::{self, Precision};
 use crate::{ChType, ColumnPlan};
 
 /// What NULL becomes.
@@ -18,7 +20,7 @@ enum OnNull {
     Keep,
     /// The type's default, as the user chose.
     Default,
-    /// An empty array, which is counted, as ClickHouse has no nullable arrays.
+    /// An empty array or map, which is counted, as ClickHouse has none that are nullable.
     Empty,
     /// An error: the source said that there is none.
     Refuse,
@@ -31,7 +33,18 @@ enum Body {
     /// `LowCardinality`.
     Dictionary(Dictionary),
     /// `Array`: the ends of all arrays, and their elements as a column of their own.
-    Array { ends: Vec<u8>, elements: Box<Column>, delimiter: u8, unescaped: Vec<u8> },
+    Array { ends: Vec<u8>, elements: Box<Column>, form: Elements, unescaped: Vec<u8> },
+    /// `Map`: the ends of all maps, and their keys and values as columns of their own.
+    Map { ends: Vec<u8>, keys: Box<Column>, values: Box<Column>, scratch: Box<[Vec<u8>; 2]> },
+}
+
+/// How the source writes the elements of an array.
+#[derive(Debug, Clone, Copy)]
+enum Elements {
+    /// As an array whose text form has this byte between them.
+    Array(u8),
+    /// As a vector.
+    Vector(Precision),
 }
 
 /// How long a column was before the newest value.
@@ -60,7 +73,7 @@ impl Column {
         let on_null = match &plan.target {
             target if target.holds_null() => OnNull::Keep,
             _ if !plan.nullable => OnNull::Refuse,
-            ChType::Array(_) => OnNull::Empty,
+            ChType::Array(_) | ChType::Map(..) => OnNull::Empty,
             _ => OnNull::Default,
         };
         Self::of_type(&plan.source, &plan.target, on_null, plan.out_of_range)
@@ -72,6 +85,9 @@ impl Column {
             (PgType::Array(source), ChType::Array(target)) => {
                 (array_body(source, target, out_of_range), None)
             }
+            (PgType::Vector, ChType::Array(target)) => (vector_body(Precision::Single, target), None),
+            (PgType::HalfVec, ChType::Array(target)) => (vector_body(Precision::Half, target), None),
+            (PgType::Hstore, ChType::Map(key, value)) => (map_body(key, value), None),
             (PgType::Enum | PgType::Text, ChType::LowCardinality(inner)) => match inner.as_ref() {
                 ChType::String => (Body::Dictionary(Dictionary::new(false)), None),
                 ChType::Nullable(inner) if **inner == ChType::String => {
@@ -92,8 +108,8 @@ impl Column {
     /// Values that were altered by policy, elements of arrays included.
     pub(crate) fn altered(&self) -> u64 {
         match &self.body {
-            Body::Array { elements, .. } => self.altered + elements.altered,
-            Body::Plain { .. } | Body::Dictionary(_) => self.altered,
+            Body::Array { elements, .. } => self.altered + elements.altered(),
+            Body::Plain { .. } | Body::Dictionary(_) | Body::Map { .. } => self.altered,
         }
     }
 
@@ -129,7 +145,7 @@ impl Column {
     fn push_row_binary(&mut self, rest: &mut &[u8]) -> Option<()> {
         let nullable = match &self.body {
             Body::Dictionary(dictionary) => dictionary.is_nullable(),
-            Body::Plain { .. } | Body::Array { .. } => self.nulls.is_some(),
+            Body::Plain { .. } | Body::Array { .. } | Body::Map { .. } => self.nulls.is_some(),
         };
         if nullable && take(rest, 1)? != [0] {
             self.push_default();
@@ -150,6 +166,13 @@ impl Column {
                     elements.push_row_binary(rest)?;
                 }
                 ends.extend_from_slice(&(elements.rows as u64).to_le_bytes());
+            }
+            Body::Map { ends, keys, values, .. } => {
+                for _ in 0..take_varint(rest)? {
+                    keys.push_row_binary(rest)?;
+                    values.push_row_binary(rest)?;
+                }
+                ends.extend_from_slice(&(keys.rows as u64).to_le_bytes());
             }
         }
         if let Some(nulls) = &mut self.nulls {
@@ -175,6 +198,11 @@ impl Column {
                 ends.truncate(mark.bytes);
                 elements.take_back();
             }
+            Body::Map { ends, keys, values, .. } => {
+                ends.truncate(mark.bytes);
+                keys.take_back();
+                values.take_back();
+            }
         }
     }
 
@@ -188,6 +216,11 @@ impl Column {
             Body::Array { ends, elements, .. } => {
                 self.mark.bytes = ends.len();
                 elements.set_mark();
+            }
+            Body::Map { ends, keys, values, .. } => {
+                self.mark.bytes = ends.len();
+                keys.set_mark();
+                values.set_mark();
             }
         }
     }
@@ -213,14 +246,40 @@ impl Column {
                 }
             }
             Body::Dictionary(dictionary) => dictionary.push(value),
-            Body::Array { ends, elements, delimiter, unescaped } => {
-                match form {
-                    Form::Binary => elements_of_binary(value, |element| elements.push(element, form))?,
-                    Form::Text => elements_of_text(value, *delimiter, unescaped, |element| {
-                        elements.push(element, form)
-                    })?,
+            Body::Array { ends, elements, form: written, unescaped } => {
+                match (form, *written) {
+                    (Form::Binary, Elements::Array(_)) => {
+                        elements_of_binary(value, |element| elements.push(element, form))?;
+                    }
+                    (Form::Text, Elements::Array(delimiter)) => {
+                        elements_of_text(value, delimiter, unescaped, |element| {
+                            elements.push(element, form)
+                        })?;
+                    }
+                    (Form::Binary, Elements::Vector(precision)) => {
+                        vector::elements_of_binary(value, precision, |element| {
+                            elements.push(Some(element), form)
+                        })?;
+                    }
+                    (Form::Text, Elements::Vector(_)) => {
+                        vector::elements_of_text(value, |element| elements.push(Some(element), form))?;
+                    }
                 }
                 ends.extend_from_slice(&(elements.rows as u64).to_le_bytes());
+            }
+            Body::Map { ends, keys, values, scratch } => {
+                let pair = |key: &[u8], value: Option<&[u8]>| {
+                    keys.push(Some(key), form)?;
+                    values.push(value, form)
+                };
+                match form {
+                    Form::Binary => pairs_of_binary(value, pair)?,
+                    Form::Text => {
+                        let [key_scratch, value_scratch] = &mut **scratch;
+                        pairs_of_text(value, key_scratch, value_scratch, pair)?;
+                    }
+                }
+                ends.extend_from_slice(&(keys.rows as u64).to_le_bytes());
             }
         }
         if let Some(nulls) = &mut self.nulls {
@@ -247,6 +306,7 @@ impl Column {
             Body::Array { ends, elements, .. } => {
                 ends.extend_from_slice(&(elements.rows as u64).to_le_bytes());
             }
+            Body::Map { ends, keys, .. } => ends.extend_from_slice(&(keys.rows as u64).to_le_bytes()),
         }
         if let Some(nulls) = &mut self.nulls {
             nulls.push(1);
@@ -273,6 +333,7 @@ impl Column {
             Body::Plain { .. } => 0,
             Body::Dictionary(_) => Dictionary::PREFIX_LEN,
             Body::Array { elements, .. } => elements.prefix_len(),
+            Body::Map { keys, values, .. } => keys.prefix_len() + values.prefix_len(),
         }
     }
 
@@ -281,6 +342,10 @@ impl Column {
             Body::Plain { .. } => {}
             Body::Dictionary(_) => Dictionary::write_prefix(out),
             Body::Array { elements, .. } => elements.write_prefix(out),
+            Body::Map { keys, values, .. } => {
+                keys.write_prefix(out);
+                values.write_prefix(out);
+            }
         }
     }
 
@@ -291,6 +356,7 @@ impl Column {
                 Body::Plain { bytes, .. } => bytes.len(),
                 Body::Dictionary(dictionary) => dictionary.encoded_len(),
                 Body::Array { ends, elements, .. } => ends.len() + elements.data_len(),
+                Body::Map { ends, keys, values, .. } => ends.len() + keys.data_len() + values.data_len(),
             }
     }
 
@@ -305,6 +371,11 @@ impl Column {
                 out.take(ends);
                 elements.write_data(out);
             }
+            Body::Map { ends, keys, values, .. } => {
+                out.take(ends);
+                keys.write_data(out);
+                values.write_data(out);
+            }
         }
         self.rows = 0;
         self.altered = 0;
@@ -315,7 +386,26 @@ impl Column {
 fn array_body(source: &PgType, target: &ChType, out_of_range: OutOfRange) -> Body {
     // `box` is the one type whose arrays are not written with commas (manual: "Array Input and Output Syntax").
     let delimiter = if matches!(source, PgType::Other(name) if name == "box") { b';' } else { b',' };
-    let on_null = if target.holds_null() { OnNull::Keep } else { OnNull::Refuse };
+    let on_null = match target {
+        target if target.holds_null() => OnNull::Keep,
+        ChType::Array(_) | ChType::Map(..) => OnNull::Empty,
+        _ => OnNull::Refuse,
+    };
     let elements = Box::new(Column::of_type(source, target, on_null, out_of_range));
-    Body::Array { ends: Vec::new(), elements, delimiter, unescaped: Vec::new() }
+    Body::Array { ends: Vec::new(), elements, form: Elements::Array(delimiter), unescaped: Vec::new() }
+}
+
+fn vector_body(precision: Precision, target: &ChType) -> Body {
+    let elements = Column::of_type(&PgType::Float4, target, OnNull::Refuse, OutOfRange::default());
+    let (elements, form) = (Box::new(elements), Elements::Vector(precision));
+    Body::Array { ends: Vec::new(), elements, form, unescaped: Vec::new() }
+}
+
+fn map_body(key: &ChType, value: &ChType) -> Body {
+    let text = |target: &ChType, on_null| {
+        Box::new(Column::of_type(&PgType::Text, target, on_null, OutOfRange::default()))
+    };
+    let on_null = if value.holds_null() { OnNull::Keep } else { OnNull::Refuse };
+    let (keys, values) = (text(key, OnNull::Refuse), text(value, on_null));
+    Body::Map { ends: Vec::new(), keys, values, scratch: Box::default() }
 }

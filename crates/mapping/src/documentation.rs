@@ -33,8 +33,11 @@ const TYPES: &[(&str, PgType, &str)] = &[
     ("`timestamptz`", PgType::TimestampTz, "as `date`"),
     ("`time`", PgType::Time, ""),
     ("enumerations", PgType::Enum, ""),
+    ("`hstore`", PgType::Hstore, "NULL becomes empty"),
+    ("`vector`", PgType::Vector, "NULL becomes empty"),
+    ("`halfvec`", PgType::HalfVec, "NULL becomes empty"),
     (
-        "everything else: `interval`, `money`, `timetz`, `bit`, `inet`, `point`, ranges, composites, `tsvector`, `hstore`, `ltree`, `vector` ...",
+        "everything else: `interval`, `money`, `timetz`, `bit`, `inet`, `point`, ranges, composites, `tsvector`, `ltree`, `sparsevec` ...",
         PgType::Other(String::new()),
         "",
     ),
@@ -90,6 +93,7 @@ fn definition(source: &PgType) -> TableDefinition {
         estimated_rows: 0,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }

@@ -153,11 +153,14 @@ pub fn evolve(
             renames.push(Alteration::Rename { from: known.name.clone(), to: now.name.clone() });
         }
         // What may hold NULL in the destination stays so.
-        let follows = SourceColumn { nullable: known.nullable || now.nullable, ..now.clone() };
-        if known.pg_type != follows.pg_type
-            || known.type_oid != follows.type_oid
-            || known.type_modifier != follows.type_modifier
-        {
+        let mut follows = SourceColumn { nullable: known.nullable || now.nullable, ..now.clone() };
+        if (known.type_oid, known.type_modifier) == (follows.type_oid, follows.type_modifier) {
+            // The destination was made for what the type was taken for then, whatever is known of it today.
+            follows.pg_type = known.pg_type.clone();
+            if known.nullable != follows.nullable && !places(&known.name) {
+                retypes.push(Alteration::Retype { name: now.name.clone() });
+            }
+        } else {
             match retyped(known, &follows) {
                 Fit::Same => {}
                 Fit::Wider if !places(&known.name) && policy != SchemaChangePolicy::Ignore => {
@@ -168,8 +171,6 @@ pub fn evolve(
                     known.name, known.type_name, now.type_name
                 )),
             }
-        } else if known.nullable != follows.nullable && !places(&known.name) {
-            retypes.push(Alteration::Retype { name: now.name.clone() });
         }
         evolution.definition.columns.push(follows);
     }
@@ -304,6 +305,7 @@ fn in_words(recorded: &TableDefinition, evolution: &Evolution) -> Vec<String> {
 fn addition(now: &SourceColumn, backfill: &Backfill) -> Result<Alteration, String> {
     let backfill = match backfill {
         Backfill::Null => None,
+        Backfill::Value(text) if is_empty(&now.pg_type, text) => None,
         Backfill::Value(text) => Some(literal(&now.pg_type, text).ok_or_else(|| {
             format!(
                 "column {:?} is new, and its default for older rows cannot be written in ClickHouse",
@@ -320,6 +322,15 @@ fn addition(now: &SourceColumn, backfill: &Backfill) -> Result<Alteration, Strin
     Ok(Alteration::Add { name: now.name.clone(), backfill })
 }
 
+/// Whether it is an empty array or map, which is the default of the destination's type.
+fn is_empty(source: &PgType, text: &str) -> bool {
+    match source {
+        PgType::Array(_) => text == "{}",
+        PgType::Hstore => text.is_empty(),
+        _ => false,
+    }
+}
+
 /// A value's text form as ClickHouse casts it to the column's type; `None` where that would not be the same value.
 fn literal(source: &PgType, text: &str) -> Option<String> {
     match source {
@@ -331,7 +342,7 @@ fn literal(source: &PgType, text: &str) -> Option<String> {
         }
         PgType::Date => in_text_range(text).then(|| text.to_owned()),
         // Other forms on the two sides.
-        PgType::Bytea | PgType::Array(_) => None,
+        PgType::Bytea | PgType::Array(_) | PgType::Hstore | PgType::Vector | PgType::HalfVec => None,
         _ => Some(text.to_owned()),
     }
 }
@@ -423,6 +434,7 @@ mod tests {
             estimated_rows: 0,
             bytes: 0,
             retired: Vec::new(),
+            partitions: Vec::new(),
             distrusted_until: Lsn::ZERO,
         }
     }
@@ -541,6 +553,36 @@ mod tests {
             ),
         ];
         insta::assert_snapshot!(told.join("\n"));
+    }
+
+    #[test]
+    fn an_added_array_or_map_may_be_empty_in_older_rows() {
+        let added = |pg_type: PgType, text: &str| {
+            addition(&column(4, "c", pg_type), &Backfill::Value(text.to_owned())).map(|alteration| {
+                match alteration {
+                    Alteration::Add { backfill, .. } => backfill,
+                    other => panic!("{other:?}"),
+                }
+            })
+        };
+        let array = || PgType::Array(Box::new(PgType::Int4));
+        assert_eq!(added(array(), "{}"), Ok(None));
+        assert_eq!(added(PgType::Hstore, ""), Ok(None));
+        assert_eq!(added(PgType::Text, ""), Ok(Some(String::new())));
+        for (pg_type, text) in [(array(), "{1}"), (PgType::Hstore, "\"a\"=>\"1\""), (PgType::Vector, "[1]")] {
+            assert!(added(pg_type, text).is_err_and(|reason| reason.contains("cannot be written")));
+        }
+    }
+
+    #[test]
+    fn what_a_type_was_taken_for_when_the_table_was_made_stays() {
+        let mut recorded = recorded();
+        recorded.columns[2].pg_type = PgType::Other("hstore".to_owned());
+        let now =
+            [column(1, "id", PgType::Int8), column(2, "a", PgType::Int4), column(3, "b", PgType::Hstore)];
+        let told =
+            told(&recorded, &now.map(|column| (column, Backfill::Null)), SchemaChangePolicy::Propagate);
+        assert_eq!(told, "[]; retired []; left out [] []; 3 columns");
     }
 
     #[test]

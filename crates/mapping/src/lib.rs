@@ -22,10 +22,12 @@ mod dictionary;
 pub mod documentation;
 pub mod error;
 pub mod evolution;
+mod hstore;
 mod native;
 mod numeric;
 pub mod plan;
 pub mod row_binary;
+mod vector;
 
 pub use block::{BlockBuilder, Cell, EncodedBlock};
 pub use ch_type::{ChType, UnknownType};

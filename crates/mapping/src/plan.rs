@@ -134,7 +134,7 @@ fn overridden(source: &PgType, text: &str, nullable: bool) -> Result<(ChType, bo
     })?;
     let target = match plain {
         ChType::LowCardinality(_) if wrapped => ChType::low_cardinality(ChType::nullable(ChType::String)),
-        ChType::Array(_) | ChType::LowCardinality(_) => plain,
+        ChType::Array(_) | ChType::Map(..) | ChType::LowCardinality(_) => plain,
         plain if wrapped => ChType::nullable(plain),
         plain => plain,
     };
@@ -178,8 +178,10 @@ fn way_to(source: &PgType, target: &ChType) -> Option<bool> {
 
 fn target(source: &PgType, nullable: bool, options: &MappingOptions) -> ChType {
     match source {
-        // Nullable(Array) is illegal in ClickHouse; elements can always be NULL in PostgreSQL.
+        // Nullable(Array) and Nullable(Map) are illegal in ClickHouse; elements can always be NULL in PostgreSQL.
         PgType::Array(element) => ChType::array(target(element, true, options)),
+        PgType::Hstore => ChType::map(ChType::String, ChType::nullable(ChType::String)),
+        PgType::Vector | PgType::HalfVec => ChType::array(ChType::Float32),
         // Nullable(LowCardinality) is illegal, the other way round is not.
         PgType::Enum if nullable => ChType::low_cardinality(ChType::nullable(ChType::String)),
         PgType::Enum => ChType::low_cardinality(ChType::String),
@@ -209,6 +211,9 @@ fn plain_target(source: &PgType, options: &MappingOptions) -> ChType {
         | PgType::Bytea
         | PgType::Enum
         | PgType::Array(_)
+        | PgType::Hstore
+        | PgType::Vector
+        | PgType::HalfVec
         | PgType::Other(_) => ChType::String,
     }
 }

@@ -22,6 +22,13 @@ fn skip(column_type: &ChType, bytes: &mut &[u8]) -> Option<()> {
             }
             Some(())
         }
+        ChType::Map(key, value) => {
+            for _ in 0..take_varint(bytes)? {
+                skip(key, bytes)?;
+                skip(value, bytes)?;
+            }
+            Some(())
+        }
         ChType::String => {
             let length = take_varint(bytes)?;
             take(bytes, length).map(drop)
@@ -71,13 +78,14 @@ mod tests {
 
     #[test]
     fn values_end_where_their_type_says() {
-        let cases: [(&str, &[u8]); 6] = [
+        let cases: [(&str, &[u8]); 7] = [
             ("Nullable(String)", &[0, 3, b'a', b'b', b'c']),
             ("Nullable(String)", &[1]),
             ("Array(Nullable(Int16))", &[2, 0, 7, 0, 1]),
             ("LowCardinality(Nullable(String))", &[0, 1, b'x']),
             ("Decimal(12, 2)", &[1, 0, 0, 0, 0, 0, 0, 0]),
             ("Array(Array(String))", &[1, 2, 0, 1, b'y']),
+            ("Map(String, Nullable(String))", &[2, 1, b'a', 0, 1, b'b', 1, b'c', 1]),
         ];
         for (text, value) in cases {
             let column_type: ChType = text.parse().unwrap();

@@ -2,8 +2,11 @@
 
 mod support;
 
-use millrace_mapping::{ColumnPlan, MappingOptions, copies_as_text, plan_columns, streams_as_binary};
-use millrace_model::PgType;
+use millrace_mapping::{
+    ColumnPlan, MappingOptions, copies_as_text, override_columns, plan_columns, streams_as_binary,
+};
+use millrace_model::spec::{PipeSettings, TableSpec};
+use millrace_model::{PgType, TableName};
 use support::{OPTIONS, plan, scalar_types, table};
 
 fn array(element: PgType) -> PgType {
@@ -22,6 +25,8 @@ fn the_table_of_types() {
         array(PgType::Numeric(None)),
         array(PgType::Enum),
         array(PgType::Time),
+        array(PgType::Hstore),
+        array(PgType::HalfVec),
         array(PgType::Other("box".to_owned())),
     ]);
     let mut lines = String::new();
@@ -57,6 +62,9 @@ fn the_table_of_types() {
     TimestampTz (binary): DateTime64(6, 'UTC') | Nullable(DateTime64(6, 'UTC'))
     Time (binary): Time64(6) | Nullable(Time64(6))
     Enum (binary): LowCardinality(String) | LowCardinality(Nullable(String))
+    Hstore (binary): Map(String, Nullable(String)) | Map(String, Nullable(String))
+    Vector (binary): Array(Float32) | Array(Float32)
+    HalfVec (binary): Array(Float32) | Array(Float32)
     Numeric(Some((77, 0))) (binary): String | Nullable(String)
     Numeric(Some((2, 5))) (binary): String | Nullable(String)
     Other("inet") (text): String | Nullable(String)
@@ -65,6 +73,8 @@ fn the_table_of_types() {
     Array(Numeric(None)) (binary): Array(Nullable(String)) | Array(Nullable(String))
     Array(Enum) (binary): Array(LowCardinality(Nullable(String))) | Array(LowCardinality(Nullable(String)))
     Array(Time) (binary): Array(Nullable(Time64(6))) | Array(Nullable(Time64(6)))
+    Array(Hstore) (binary): Array(Map(String, Nullable(String))) | Array(Map(String, Nullable(String)))
+    Array(HalfVec) (binary): Array(Array(Float32)) | Array(Array(Float32))
     Array(Other("box")) (text): Array(Nullable(String)) | Array(Nullable(String))
     "#);
 }
@@ -87,6 +97,28 @@ fn key_columns_are_never_nullable_and_others_only_where_that_is_allowed() {
     assert_eq!(targets(&OPTIONS), ["Int64", "LowCardinality(Nullable(String))"]);
     let never = MappingOptions { allow_nullable_columns: false, ..OPTIONS };
     assert_eq!(targets(&never), ["Int64", "LowCardinality(String)"]);
+}
+
+#[test]
+fn maps_and_vectors_are_text_where_that_is_asked_for() {
+    let mut spec = TableSpec::new(TableName::new("public", "t"), "t");
+    let chosen = [("m", "String"), ("v", "String"), ("w", "Map(String, String)"), ("x", "Array(Float32)")];
+    for (column, text) in chosen {
+        spec.column_types.insert(column.to_owned(), text.to_owned());
+    }
+    let mut columns = plan(&[
+        ("m", PgType::Hstore, true),
+        ("v", PgType::Vector, false),
+        ("w", PgType::Hstore, true),
+        ("x", PgType::HalfVec, true),
+    ]);
+    let refused = override_columns(&mut columns, &[], &spec, &PipeSettings::default());
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0].0, "w");
+    let planned: Vec<_> = columns.iter().map(|column| (column.target.to_string(), column.as_text)).collect();
+    let kept = "Map(String, Nullable(String))";
+    let expected = [("Nullable(String)", true), ("String", true), (kept, false), ("Array(Float32)", false)];
+    assert_eq!(planned, expected.map(|(target, as_text)| (target.to_owned(), as_text)));
 }
 
 #[test]

@@ -237,6 +237,44 @@ fn what_clickhouse_cannot_hold_is_counted_by_column() {
 }
 
 #[test]
+fn null_in_place_of_a_map_or_an_array_is_an_empty_one_and_counted() {
+    let plan = plan(&[
+        ("pairs", PgType::Hstore, true),
+        ("vector", PgType::Vector, true),
+        ("maps", array_type(PgType::Hstore), true),
+        ("sure", PgType::Hstore, false),
+    ]);
+    let mut block = builder(&plan);
+    let empty = Cell::Text(b"");
+    for (at, cell) in
+        [Cell::Null, Cell::Null, Cell::Text(br#"{"\"a\"=>NULL",NULL}"#), empty].into_iter().enumerate()
+    {
+        block.append_cell(at, cell).unwrap();
+    }
+    block.end_row(1, false).unwrap();
+    assert_eq!(block.append_cell(3, Cell::Null).unwrap_err().fault, Fault::Null);
+    // What a value had before it turned out to be none is taken back, also inside of maps and arrays.
+    let bytes = block.bytes();
+    for (at, value) in
+        [(0, &br#""a"=>"1", "b"=>x"#[..]), (1, b"[1,2,x]"), (2, br#"{"\"a\"=>\"1\"",NULL,"b"}"#)]
+    {
+        assert_eq!(block.append_cell(at, Cell::Text(value)).unwrap_err().fault, Fault::Malformed);
+        assert_eq!(block.bytes(), bytes, "{at}");
+    }
+    assert_eq!(block.finish(Timestamp(0)).altered, [(0, 1), (1, 1), (2, 1)]);
+}
+
+#[test]
+fn maps_and_vectors_have_clickhouses_form() {
+    let of = |pg_type: PgType, text: &str| values(&column(pg_type, true), &[Cell::Text(text.as_bytes())]);
+    let expected = [&2u64.to_le_bytes()[..], b"\x01a\x02bc", &[0, 1], b"\x011\0"].concat();
+    assert_eq!(of(PgType::Hstore, r#""a"=>"1", "bc"=>NULL"#), expected);
+    let expected = [&2u64.to_le_bytes()[..], &1.5f32.to_le_bytes(), &(-2f32).to_le_bytes()].concat();
+    assert_eq!(of(PgType::Vector, "[1.5,-2]"), expected);
+    assert_eq!(of(PgType::HalfVec, "[1.5,-2]"), expected);
+}
+
+#[test]
 fn nan_in_a_decimal_is_null_where_that_is_possible_and_else_zero() {
     let numeric = PgType::Numeric(Some((4, 2)));
     assert_eq!(values(&column(numeric.clone(), true), &[Cell::Text(b"NaN")]), [1, 0, 0, 0, 0]);

@@ -24,7 +24,7 @@ pub use lsn::Lsn;
 pub use name::TableName;
 pub use problem::{Problem, Recovery, Severity};
 pub use range::PageRange;
-pub use schema::{PgType, ReplicaIdentity, SourceColumn, TableDefinition};
+pub use schema::{Partition, PgType, ReplicaIdentity, SourceColumn, TableDefinition};
 pub use secret::Secret;
 pub use spec::PipeSpec;
 pub use time::Timestamp;

@@ -44,6 +44,12 @@ pub enum PgType {
     Time,
     /// An enumeration: binary form is the label's text.
     Enum,
+    /// `hstore` of the extension of that name.
+    Hstore,
+    /// `vector` of the extension of that name (pgvector).
+    Vector,
+    /// `halfvec` of the extension `vector`: its elements are of 16 bits.
+    HalfVec,
     /// An array of a type that is not itself an array.
     Array(Box<PgType>),
     /// A type without a decoder here; it travels in PostgreSQL's text form. Holds its SQL name (`format_type`).
@@ -85,6 +91,15 @@ pub struct SourceColumn {
     pub generated: bool,
 }
 
+/// A partition that holds rows itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Partition {
+    /// `pg_class.oid`
+    pub oid: u32,
+    /// The transaction that made it part of the table: another one means that it was detached and attached again.
+    pub linked_by: u32,
+}
+
 /// A source table as it was found at one moment, and what of it was recorded since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableDefinition {
@@ -109,6 +124,9 @@ pub struct TableDefinition {
     /// Columns that were dropped at the source and stand in the destination still.
     #[serde(default)]
     pub retired: Vec<String>,
+    /// A partitioned table's partitions that hold rows themselves, as far as they were looked at.
+    #[serde(default)]
+    pub partitions: Vec<Partition>,
     /// Rows of the destination may be younger than the change stream up to here: where the copy went on under a later snapshot, or values were
     /// taken from the source. Zero where they never are.
     #[serde(default)]

@@ -76,9 +76,13 @@ const KEYS: &str = "\
       AND (i.indisprimary AND c.relreplident <> 'i' OR i.indisreplident AND c.relreplident = 'i') \
     ORDER BY i.indrelid, k.position";
 
+/// Types of an extension have no oid of their own; that they belong to it tells them from others of their name.
 const TYPES: &str = "\
     SELECT t.oid, t.typname, t.typtype::text, t.typcategory::text, t.typlen, t.typelem, t.typbasetype, t.typtypmod, \
-      format_type(t.oid, NULL) \
+      format_type(t.oid, NULL), coalesce(( \
+        SELECT e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+        WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' \
+      ), '') \
     FROM pg_type t WHERE t.oid = ANY($1)";
 
 /// Finds the named tables; those that are missing are absent from the answer.
@@ -143,6 +147,7 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
                 estimated_rows: count(7)?,
                 bytes: count(8)?,
                 retired: Vec::new(),
+                partitions: Vec::new(),
                 distrusted_until: millrace_model::Lsn::ZERO,
             },
             kind: match kind.as_str() {
@@ -161,6 +166,10 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
             unlogged: get(row, 12, what)?,
             partitions_without_identity: get(row, 13, what)?,
         });
+    }
+    for found in found.iter_mut().filter(|found| found.kind == Kind::Partitioned) {
+        let leaves = session.leaves(found.definition.oid).await?;
+        found.definition.partitions = leaves.into_iter().map(|leaf| leaf.partition).collect();
     }
     let oids: Vec<u32> = found.iter().map(|found| found.definition.oid).collect();
     let columns = session.rows(what, COLUMNS, &[&oids]).await?;
@@ -210,6 +219,8 @@ struct TypeRow {
     base: u32,
     base_modifier: i32,
     shown: String,
+    /// The extension that it belongs to, or nothing.
+    extension: String,
 }
 
 struct Types(BTreeMap<u32, TypeRow>);
@@ -230,6 +241,7 @@ async fn types(session: &Session, mut wanted: BTreeSet<u32>) -> Result<Types, Er
                 base: get(row, 6, what)?,
                 base_modifier: get(row, 7, what)?,
                 shown: get(row, 8, what)?,
+                extension: get(row, 9, what)?,
             };
             wanted.extend([type_row.element, type_row.base].into_iter().filter(|oid| *oid != 0));
             known.insert(get::<u32>(row, 0, what)?, type_row);
@@ -252,17 +264,21 @@ impl Types {
         let is_array = row.category == "A" && row.length == -1 && row.element != 0 && !matches!(oid, 22 | 30);
         if is_array {
             let element_shown = self.0.get(&row.element).map_or("", |element| &element.shown);
-            PgType::Array(Box::new(self.resolve(row.element, modifier, element_shown)))
+            match self.resolve(row.element, modifier, element_shown) {
+                // Of a domain that is an array itself.
+                PgType::Array(_) => other(),
+                element => PgType::Array(Box::new(element)),
+            }
         } else if row.kind == "e" {
             PgType::Enum
         } else {
-            built_in(oid, modifier, &row.name).unwrap_or_else(other)
+            built_in(oid, modifier).or_else(|| of_extension(row)).unwrap_or_else(other)
         }
     }
 }
 
-/// Types by their fixed oids (`pg_type.dat`), and citext by its name.
-fn built_in(oid: u32, modifier: i32, name: &str) -> Option<PgType> {
+/// Types by their fixed oids (`pg_type.dat`).
+fn built_in(oid: u32, modifier: i32) -> Option<PgType> {
     Some(match oid {
         16 => PgType::Bool,
         17 => PgType::Bytea,
@@ -282,7 +298,17 @@ fn built_in(oid: u32, modifier: i32, name: &str) -> Option<PgType> {
         1700 => PgType::Numeric(numeric(modifier)),
         2950 => PgType::Uuid,
         3802 => PgType::Jsonb,
-        _ if name == "citext" => PgType::Text,
+        _ => return None,
+    })
+}
+
+/// Types of extensions, whose binary forms are as fixed as those of built-in ones.
+fn of_extension(row: &TypeRow) -> Option<PgType> {
+    Some(match (row.extension.as_str(), row.name.as_str()) {
+        ("citext", "citext") => PgType::Text,
+        ("hstore", "hstore") => PgType::Hstore,
+        ("vector", "vector") => PgType::Vector,
+        ("vector", "halfvec") => PgType::HalfVec,
         _ => return None,
     })
 }

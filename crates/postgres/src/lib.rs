@@ -17,6 +17,7 @@ pub mod discovery;
 pub mod error;
 pub mod inspect;
 pub mod lookup;
+pub mod partitions;
 mod publication;
 pub mod quoting;
 pub mod replication;

@@ -34,6 +34,8 @@ pub struct Horizon(String);
 pub struct Backfills {
     /// `pg_attribute.attmissingval` in text form, by column number.
     pub kept: BTreeMap<i16, Option<String>>,
+    /// Columns in which older rows of one partition show another value than those of another.
+    pub differing: BTreeSet<i16>,
     /// Columns with a default of which nothing is kept: it was set later, or the table was rewritten with it.
     pub defaults: BTreeSet<i16>,
 }
@@ -119,18 +121,48 @@ impl Session {
     /// The statement fails.
     pub async fn backfills(&self, oid: u32) -> Result<Backfills, Error> {
         let what = "to tell the columns' defaults";
-        let sql = "SELECT a.attnum, a.atthasmissing, (a.attmissingval::text::text[])[1], a.atthasdef OR a.attidentity <> '' \
-                   FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+        // A partitioned table has no rows and keeps no such values; its partitions have columns of the same names.
+        let sql = "SELECT a.attnum, a.atthasmissing OR leaves.first IS NOT NULL, \
+                     coalesce((a.attmissingval::text::text[])[1], leaves.first), leaves.first <> leaves.last, a.atthasdef OR a.attidentity <> '' \
+                   FROM pg_attribute a \
+                   LEFT JOIN LATERAL ( \
+                     SELECT min(value COLLATE \"C\") AS first, max(value COLLATE \"C\") AS last \
+                     FROM pg_partition_tree(a.attrelid) AS tree \
+                     JOIN pg_attribute leaf ON leaf.attrelid = tree.relid AND leaf.attname = a.attname AND leaf.atthasmissing, \
+                     LATERAL (SELECT (leaf.attmissingval::text::text[])[1] AS value) AS kept \
+                     WHERE tree.relid <> a.attrelid \
+                   ) AS leaves ON true \
+                   WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
         let mut backfills = Backfills::default();
         for row in &self.rows(what, sql, &[&oid]).await? {
             let attribute: i16 = get(row, 0, what)?;
-            if get(row, 1, what)? {
+            if get::<Option<bool>>(row, 3, what)?.unwrap_or(false) {
+                backfills.differing.insert(attribute);
+            } else if get(row, 1, what)? {
                 backfills.kept.insert(attribute, get(row, 2, what)?);
-            } else if get(row, 3, what)? {
+            } else if get(row, 4, what)? {
                 backfills.defaults.insert(attribute);
             }
         }
         Ok(backfills)
+    }
+
+    /// What a table and its columns are called now, the latter by their numbers; `None` where the table is gone.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn present_names(&self, oid: u32) -> Result<Option<(TableName, BTreeMap<i16, String>)>, Error> {
+        let what = "to tell what the table is called";
+        let sql = "SELECT n.nspname, c.relname, a.attnum, a.attname \
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid \
+                   WHERE c.oid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+        let mut names = None;
+        for row in &self.rows(what, sql, &[&oid]).await? {
+            let table = TableName::new(get::<String>(row, 0, what)?, get::<String>(row, 1, what)?);
+            let (_, columns) = names.get_or_insert_with(|| (table, BTreeMap::new()));
+            columns.insert(get(row, 2, what)?, get(row, 3, what)?);
+        }
+        Ok(names)
     }
 
     /// The first transaction id that is not given out yet, to be compared with by [`Session::catalog_changed_since`].

@@ -1,6 +1,6 @@
 //! Source tables as they were recorded at provisioning.
 
-use millrace_model::{Lsn, PgType, ReplicaIdentity, SourceColumn, TableDefinition};
+use millrace_model::{Lsn, Partition, PgType, ReplicaIdentity, SourceColumn, TableDefinition};
 
 use crate::problem::table;
 use crate::proto::worker::v1 as wire;
@@ -37,6 +37,7 @@ pub(super) fn write(table: &TableDefinition) -> wire::TableDefinition {
         estimated_rows: table.estimated_rows,
         bytes: table.bytes,
         retired_columns: table.retired.clone(),
+        partitions: table.partitions.iter().map(write_partition).collect(),
         distrusted_until_lsn: table.distrusted_until.0,
     }
 }
@@ -68,8 +69,17 @@ pub(super) fn read(definition: wire::TableDefinition) -> Result<TableDefinition,
         estimated_rows: definition.estimated_rows,
         bytes: definition.bytes,
         retired: definition.retired_columns,
+        partitions: definition.partitions.iter().map(read_partition).collect(),
         distrusted_until: Lsn(definition.distrusted_until_lsn),
     })
+}
+
+fn write_partition(partition: &Partition) -> wire::Partition {
+    wire::Partition { oid: partition.oid, linked_by: partition.linked_by }
+}
+
+fn read_partition(partition: &wire::Partition) -> Partition {
+    Partition { oid: partition.oid, linked_by: partition.linked_by }
 }
 
 fn write_column(column: &SourceColumn) -> wire::ColumnDefinition {
@@ -129,6 +139,9 @@ fn write_type(pg_type: &PgType) -> wire::TypeDefinition {
         PgType::TimestampTz => wire::TypeKind::Timestamptz,
         PgType::Time => wire::TypeKind::Time,
         PgType::Enum => wire::TypeKind::Enum,
+        PgType::Hstore => wire::TypeKind::Hstore,
+        PgType::Vector => wire::TypeKind::Vector,
+        PgType::HalfVec => wire::TypeKind::Halfvec,
         PgType::Array(element) => {
             definition.element = Some(Box::new(write_type(element)));
             wire::TypeKind::Array
@@ -163,6 +176,9 @@ fn read_type(definition: wire::TypeDefinition) -> Result<PgType, ProtocolError> 
         wire::TypeKind::Timestamptz => PgType::TimestampTz,
         wire::TypeKind::Time => PgType::Time,
         wire::TypeKind::Enum => PgType::Enum,
+        wire::TypeKind::Hstore => PgType::Hstore,
+        wire::TypeKind::Vector => PgType::Vector,
+        wire::TypeKind::Halfvec => PgType::HalfVec,
         wire::TypeKind::Array => {
             let element = definition.element.ok_or_else(|| missing("element"))?;
             // One level only, so that what comes in cannot nest without end.

@@ -71,6 +71,7 @@ fn definition(name: &TableName) -> TableDefinition {
         estimated_rows: 3000,
         bytes: u64::MAX,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }

@@ -83,6 +83,16 @@ fn everything() -> (TableDefinition, Vec<[Option<String>; 3]>) {
     values.push(["{1,NULL,-3}", "{}", "{2}"].map(|value| Some(value.to_owned())));
     columns.push(("enums".to_owned(), PgType::Array(Box::new(PgType::Enum)), false));
     values.push(["{a,NULL,b,a}", "{}", "{b}"].map(|value| Some(value.to_owned())));
+    columns.push(("pairs".to_owned(), PgType::Hstore, true));
+    values.push([Some(r#""a"=>"1", "b"=>NULL"#.to_owned()), Some(String::new()), None]);
+    columns.push(("vector".to_owned(), PgType::Vector, true));
+    values.push([Some("[1.5,-2]".to_owned()), Some("[0]".to_owned()), None]);
+    columns.push(("maps".to_owned(), PgType::Array(Box::new(PgType::Hstore)), false));
+    values.push(
+        [r#"{"\"a\"=>\"1\"",NULL,"\"b\"=>NULL"}"#, "{}", r#"{""}"#].map(|value| Some(value.to_owned())),
+    );
+    columns.push(("vectors".to_owned(), PgType::Array(Box::new(PgType::HalfVec)), false));
+    values.push([r#"{"[1.5,2]",NULL,[3]}"#, "{}", "{[4]}"].map(|value| Some(value.to_owned())));
     let definition = TableDefinition {
         name: TableName::new("public", "everything"),
         oid: 1,
@@ -107,6 +117,7 @@ fn everything() -> (TableDefinition, Vec<[Option<String>; 3]>) {
         estimated_rows: 0,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     };
     (definition, values)
@@ -145,6 +156,13 @@ async fn every_type_reads_back_as_it_was_written() {
     }
     let arrays = "SELECT array, enums FROM types.everything ORDER BY id";
     assert_eq!(engine.read(arrays).await, "[1,NULL,-3]\t['a',NULL,'b','a']\n[]\t[]\n[2]\t['b']");
+    let maps = "SELECT pairs, vector, maps, vectors FROM types.everything ORDER BY id";
+    let expected = [
+        "{'a':'1','b':NULL}\t[1.5,-2]\t[{'a':'1'},{},{'b':NULL}]\t[[1.5,2],[],[3]]",
+        "{}\t[0]\t[]\t[]",
+        "{}\t[]\t[{}]\t[[4]]",
+    ];
+    assert_eq!(engine.read(maps).await, expected.join("\n"));
     let synced = "SELECT DISTINCT toTimeZone(_millrace_synced_at, 'UTC') FROM types.everything";
     assert_eq!(engine.read(synced).await, "2023-11-14 22:13:20.123456000");
 }

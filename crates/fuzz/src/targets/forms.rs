@@ -104,6 +104,32 @@ pub fn array_text(elements: &[Option<Vec<u8>>], delimiter: u8) -> Vec<u8> {
     out
 }
 
+/// Pairs of an hstore, in the order in which they are given.
+pub type Pairs = [(String, Option<String>)];
+
+/// An hstore in binary form.
+pub fn hstore_binary(pairs: &Pairs) -> Vec<u8> {
+    let length = |length: usize| i32::try_from(length).unwrap_or(i32::MAX).to_be_bytes();
+    let mut out = length(pairs.len()).to_vec();
+    for (key, value) in pairs {
+        for field in [Some(key), value.as_ref()] {
+            out.extend(field.map_or((-1i32).to_be_bytes(), |field| length(field.len())));
+            out.extend(field.map_or(&[][..], |field| field.as_bytes()));
+        }
+    }
+    out
+}
+
+/// An hstore in text form.
+pub fn hstore_text(pairs: &Pairs) -> String {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let written = pairs.iter().map(|(key, value)| {
+        let value = value.as_ref().map_or("NULL".to_owned(), |value| quoted(value));
+        format!("{}=>{value}", quoted(key))
+    });
+    written.collect::<Vec<_>>().join(", ")
+}
+
 /// A day as PostgreSQL counts them (from 2000-01-01), in text form; the caller keeps to PostgreSQL's range.
 pub fn date_text(days: i64) -> String {
     let (date, before_christ) = civil(days);

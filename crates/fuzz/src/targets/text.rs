@@ -8,7 +8,10 @@ use millrace_model::spec::MetadataColumns;
 use millrace_model::{PgType, Timestamp};
 
 use super::block::{Pair, joined};
-use super::forms::{DAY, array_binary, array_text, date_text, numeric_binary, time_text, timestamp_text};
+use super::forms::{
+    DAY, array_binary, array_text, date_text, hstore_binary, hstore_text, numeric_binary, time_text,
+    timestamp_text,
+};
 use super::types::{Planning, plan};
 
 /// The input is a text, and the raw material of values.
@@ -24,6 +27,8 @@ pub fn run(input: &[u8]) {
     dates_and_times(input);
     numerics(input);
     arrays(input);
+    maps(input);
+    vectors(input);
 }
 
 fn read_as_text() -> Vec<PgType> {
@@ -48,6 +53,11 @@ fn read_as_text() -> Vec<PgType> {
         array(PgType::Timestamp),
         array(PgType::Other("interval".to_owned())),
         array(PgType::Other("box".to_owned())),
+        PgType::Hstore,
+        PgType::Vector,
+        PgType::HalfVec,
+        array(PgType::Hstore),
+        array(PgType::Vector),
     ]
 }
 
@@ -135,6 +145,33 @@ fn arrays(input: &[u8]) {
     let texts: Vec<_> = days.iter().map(|day| Some(date_text(i64::from(*day)).into_bytes())).collect();
     let binaries: Vec<_> = days.iter().map(|day| Some(day.to_be_bytes().to_vec())).collect();
     same(&PgType::Array(Box::new(PgType::Date)), &array_text(&texts, b','), &array_binary(&binaries));
+}
+
+/// The input cut at its zero bytes into keys and values; a lone 1 stands for NULL.
+fn maps(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let parts: Vec<&str> = text.split('\0').collect();
+    let value = |part: &&str| (*part != "\u{1}").then(|| (*part).to_owned());
+    let pairs: Vec<_> =
+        parts.as_chunks::<2>().0.iter().map(|[key, part]| ((*key).to_owned(), value(part))).collect();
+    let (text, binary) = (hstore_text(&pairs), hstore_binary(&pairs));
+    same(&PgType::Hstore, text.as_bytes(), &binary);
+    let array = PgType::Array(Box::new(PgType::Hstore));
+    let (texts, binaries) = ([Some(text.into_bytes()), None], [Some(binary), None]);
+    same(&array, &array_text(&texts, b','), &array_binary(&binaries));
+}
+
+/// The input's bytes as floats.
+fn vectors(input: &[u8]) {
+    let numbers = input.as_chunks::<4>().0.iter().map(|bytes| f32::from_be_bytes(*bytes));
+    let numbers: Vec<f32> = numbers.filter(|number| number.is_finite()).collect();
+    let texts: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    let mut binary = u16::try_from(numbers.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
+    binary.extend([0, 0]);
+    binary.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+    if numbers.len() <= usize::from(u16::MAX) {
+        same(&PgType::Vector, format!("[{}]", texts.join(",")).as_bytes(), &binary);
+    }
 }
 
 fn first_eight(input: &[u8]) -> i64 {

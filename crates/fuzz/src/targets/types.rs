@@ -3,7 +3,7 @@
 use millrace_mapping::{ColumnPlan, MappingOptions, plan_columns};
 use millrace_model::{PgType, ReplicaIdentity, SourceColumn, TableDefinition, TableName};
 
-use super::forms::{array_binary, array_text, numeric_binary};
+use super::forms::{array_binary, array_text, hstore_binary, hstore_text, numeric_binary};
 
 /// Every type, numerics in several declarations.
 pub fn scalars() -> Vec<PgType> {
@@ -34,6 +34,9 @@ pub fn scalars() -> Vec<PgType> {
         PgType::Enum,
         PgType::Other("interval".to_owned()),
         PgType::Other("box".to_owned()),
+        PgType::Hstore,
+        PgType::Vector,
+        PgType::HalfVec,
     ]
 }
 
@@ -102,6 +105,7 @@ pub fn table(
         estimated_rows: 0,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
@@ -199,6 +203,17 @@ pub fn samples(pg_type: &PgType) -> Vec<Sample> {
             };
             texts.iter().map(|text| Sample { text: text.as_bytes().to_vec(), binary: None }).collect()
         }
+        PgType::Hstore => {
+            let pair = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
+            let values =
+                [vec![], vec![pair("a", Some("1")), pair("b c", None)], vec![pair("", Some("say \"\\\""))]];
+            values.iter().map(|pairs| sample(hstore_text(pairs), hstore_binary(pairs))).collect()
+        }
+        PgType::Vector => vec![
+            sample("[1.5]", [&b"\0\x01\0\0"[..], &1.5f32.to_be_bytes()].concat()),
+            sample("[0,-3e-07]", [&b"\0\x02\0\0\0\0\0\0"[..], &(-3e-7f32).to_be_bytes()].concat()),
+        ],
+        PgType::HalfVec => vec![sample("[1.5,-0.099975586]", b"\0\x02\0\0\x3e\0\xae\x66".to_vec())],
         PgType::Array(element) => array_samples(element),
     }
 }

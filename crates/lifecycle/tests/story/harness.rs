@@ -62,6 +62,7 @@ pub(crate) fn definition(name: &TableName) -> TableDefinition {
         estimated_rows: 3000,
         bytes: 0,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: Lsn::ZERO,
     }
 }
@@ -346,7 +347,7 @@ impl Story {
             Work::Swap { swaps } => {
                 self.finish(task, Outcome::Swapped { tables: swaps.iter().map(|swap| swap.id).collect() });
             }
-            Work::Clean { .. } => self.finish(task, Outcome::Cleaned),
+            Work::Clean { tables } => self.finish(task, Outcome::Cleaned { tables }),
             Work::Release { .. } => self.finish(task, Outcome::Released),
             Work::Teardown { .. } => self.finish(task, Outcome::TornDown { left_behind: vec![] }),
         }

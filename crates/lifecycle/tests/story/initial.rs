@@ -138,7 +138,7 @@ fn a_report_of_a_withdrawn_assignment_changes_nothing() {
     let (current, stranger) = (story.epoch_of(&copy), "w2".parse().unwrap());
     assert!(story.pipe.report(&stranger, current, late, now).is_err(), "another worker's report");
     let foreign = [
-        Report::Finished(Outcome::Cleaned),
+        Report::Finished(Outcome::Cleaned { tables: Vec::new() }),
         Report::Progress(Progress::Stream(Default::default())),
         Report::TableSwapped(millrace_model::TableId(0)),
         Report::TableSetAside(millrace_model::TableId(0), Problem::operator("A", "a", "")),

@@ -32,6 +32,7 @@ pub fn table(columns: &[(&str, PgType, bool)]) -> TableDefinition {
         estimated_rows: 1,
         bytes: 8192,
         retired: Vec::new(),
+        partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
     }
 }
@@ -113,6 +114,9 @@ pub fn scalar_types() -> Vec<PgType> {
         PgType::TimestampTz,
         PgType::Time,
         PgType::Enum,
+        PgType::Hstore,
+        PgType::Vector,
+        PgType::HalfVec,
     ]
 }
 
@@ -163,8 +167,55 @@ pub fn value_of(pg_type: &PgType) -> BoxedStrategy<Value> {
         PgType::Time => {
             (0..=86_400_000_000i64).prop_map(|micros| Value::new(micros.to_be_bytes(), clock(micros))).boxed()
         }
+        PgType::Hstore => hstore(),
+        PgType::Vector => vector(any::<[u8; 4]>().prop_map(|bytes| {
+            let number = f32::from_be_bytes(bytes);
+            (bytes.to_vec(), number)
+        })),
+        // Multiples of an eighth up to 128, by their sign, exponent and ten bits of fraction.
+        PgType::HalfVec => vector((0..1024u16, any::<bool>()).prop_map(|(eighths, negative)| {
+            let number = f32::from(eighths) / 8.0;
+            let bits = number.to_bits();
+            let exponent = (bits >> 23 & 0xff) as i32 - 127;
+            let half =
+                if eighths == 0 { 0 } else { ((exponent + 15) << 10) as u16 | (bits >> 13 & 0x3ff) as u16 };
+            let (half, number) = if negative { (half | 0x8000, -number) } else { (half, number) };
+            (half.to_be_bytes().to_vec(), number)
+        })),
         PgType::Array(_) | PgType::Other(_) => unreachable!("not a scalar with a binary form"),
     }
+}
+
+fn hstore() -> BoxedStrategy<Value> {
+    let pairs = proptest::collection::btree_map(text(), proptest::option::weighted(0.8, text()), 0..4);
+    let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    pairs
+        .prop_map(move |pairs| {
+            let mut binary = (pairs.len() as i32).to_be_bytes().to_vec();
+            let mut texts = Vec::new();
+            for (key, value) in &pairs {
+                for field in [Some(key), value.as_ref()] {
+                    binary.extend(field.map_or(-1, |field| field.len() as i32).to_be_bytes());
+                    binary.extend(field.map_or(&[][..], |field| field.as_bytes()));
+                }
+                let value = value.as_ref().map_or("NULL".to_owned(), |value| quote(value));
+                texts.push(format!("{}=>{value}", quote(key)));
+            }
+            Value::new(binary, texts.join(", "))
+        })
+        .boxed()
+}
+
+fn vector(element: impl Strategy<Value = (Vec<u8>, f32)> + 'static) -> BoxedStrategy<Value> {
+    proptest::collection::vec(element, 1..5)
+        .prop_map(|elements| {
+            let mut binary = (elements.len() as u16).to_be_bytes().to_vec();
+            binary.extend([0, 0]);
+            binary.extend(elements.iter().flat_map(|(bytes, _)| bytes));
+            let texts: Vec<String> = elements.iter().map(|(_, number)| float(*number)).collect();
+            Value::new(binary, format!("[{}]", texts.join(",")))
+        })
+        .boxed()
 }
 
 fn text() -> impl Strategy<Value = String> {

@@ -98,6 +98,38 @@ async fn every_kind_of_column_is_described() {
 }
 
 #[tokio::test]
+async fn types_of_extensions_are_told_from_others_of_their_names() {
+    let server = Server::start().await;
+    server
+        .run(
+            "CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE SCHEMA own;
+             CREATE TYPE own.hstore AS (a int); CREATE TYPE own.citext AS (a int); CREATE TYPE own.vector AS (a int);
+             CREATE DOMAIN own.tags AS hstore; CREATE DOMAIN own.row_of AS int[];
+             CREATE TABLE t (a hstore, b citext, c ltree, d hstore[], e own.tags, f own.hstore, g own.citext, h own.vector,
+               i own.row_of, j own.row_of[])",
+        )
+        .await;
+    let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
+    let found = discovery::find(&session, &[name("public.t")]).await.unwrap().remove(0);
+    let types: Vec<PgType> = found.definition.columns.into_iter().map(|column| column.pg_type).collect();
+    let array = |element| PgType::Array(Box::new(element));
+    let other = |name: &str| PgType::Other(name.to_owned());
+    let expected = [
+        PgType::Hstore,
+        PgType::Text,
+        other("ltree"),
+        array(PgType::Hstore),
+        PgType::Hstore,
+        other("own.hstore"),
+        other("own.citext"),
+        other("own.vector"),
+        array(PgType::Int4),
+        other("own.row_of[]"),
+    ];
+    assert_eq!(types, expected);
+}
+
+#[tokio::test]
 async fn a_domain_that_forbids_null_does_not_keep_null_out() {
     let server = Server::start().await;
     server
@@ -187,4 +219,51 @@ async fn what_a_source_offers_is_listed_with_what_stands_in_the_way() {
         ]
     );
     assert!(offered[0].0.bytes > 100_000 && offered[1].0.bytes >= 8192);
+}
+
+#[tokio::test]
+async fn what_older_rows_show_in_added_columns_is_told_also_of_partitioned_tables() {
+    let server = Server::start().await;
+    server
+        .run(
+            "CREATE TABLE plain (id int); INSERT INTO plain VALUES (1);
+             ALTER TABLE plain ADD COLUMN five int DEFAULT 5, ADD COLUMN nothing int, ADD COLUMN chance float8 DEFAULT random();
+             ALTER TABLE plain ADD COLUMN word text DEFAULT 'it''s', ADD COLUMN later int; ALTER TABLE plain ALTER later SET DEFAULT 7;
+             CREATE TABLE split (id int, at int) PARTITION BY LIST (id); CREATE TABLE one PARTITION OF split FOR VALUES IN (1);
+             CREATE TABLE inner_split PARTITION OF split FOR VALUES IN (2) PARTITION BY LIST (at);
+             CREATE TABLE two PARTITION OF inner_split DEFAULT;
+             ALTER TABLE split ADD COLUMN five int DEFAULT 5, ADD COLUMN nothing int;
+             CREATE TABLE three PARTITION OF split FOR VALUES IN (3);
+             CREATE TABLE four (at int, id int, five int, nothing int); ALTER TABLE four ADD COLUMN six int DEFAULT 4;
+             ALTER TABLE split ADD COLUMN six int DEFAULT 6; ALTER TABLE split ATTACH PARTITION four FOR VALUES IN (4)",
+        )
+        .await;
+    let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
+    let names = [name("public.plain"), name("public.split")];
+    let mut told = String::new();
+    for name in &names {
+        let found = discovery::find(&session, std::slice::from_ref(name)).await.unwrap().remove(0).definition;
+        let backfills = session.backfills(found.oid).await.unwrap();
+        for column in &found.columns {
+            let kept = backfills.kept.get(&column.attribute);
+            let differs = backfills.differing.contains(&column.attribute);
+            let default = backfills.defaults.contains(&column.attribute);
+            told.push_str(&format!("{} {} {kept:?} {differs} {default}\n", name.name, column.name));
+        }
+    }
+    let expected = [
+        "plain id None false false",
+        // Kept no longer: the column after it has rewritten the table.
+        "plain five None false true",
+        "plain nothing None false false",
+        "plain chance None false true",
+        "plain word Some(Some(\"it's\")) false false",
+        "plain later None false true",
+        "split id None false false",
+        "split at None false false",
+        "split five Some(Some(\"5\")) false false",
+        "split nothing None false false",
+        "split six None true false",
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
 }

@@ -1,5 +1,6 @@
 //! Checking both sides, and making what the pipe needs there.
 
+use millrace_mapping::{ChType, ColumnPlan};
 use millrace_model::work::{DestinationFacts, Outcome, SlotRequest, TableWork};
 use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, Severity, TableDefinition, TableName};
 use millrace_postgres::{Inspection, SlotKind, SnapshotSession, classify, inspect};
@@ -27,7 +28,10 @@ pub(crate) async fn look(spec: &PipeSpec, pipe: Option<&PipeId>) -> Result<Findi
         // What was found was looked for by the specification's names.
         let Some(table) = spec.tables.iter().find(|table| table.source == definition.name) else { continue };
         match tables::plan(spec, table, definition, &destination, facts) {
-            Ok(planned) => targets.push(planned.target),
+            Ok(planned) => {
+                problems.extend(null_becomes_empty(definition, &planned.columns));
+                targets.push(planned.target);
+            }
             Err(wrong) => problems.extend(wrong),
         }
     }
@@ -47,6 +51,19 @@ fn leave_out_generated(table: &mut TableDefinition) -> Option<Problem> {
         format!("generated columns are not in the change stream and are left out: {}", generated.join(", "));
     let remedy = "compute them in ClickHouse, for instance with ALTER TABLE ... ADD COLUMN ... ALIAS";
     Some(Problem::warning("GENERATED_COLUMN_LEFT_OUT", message, remedy).of_table(&table.name))
+}
+
+/// ClickHouse has no nullable arrays and maps, so NULL in place of one cannot be told from an empty one afterwards.
+fn null_becomes_empty(table: &TableDefinition, columns: &[ColumnPlan]) -> Option<Problem> {
+    let altered =
+        |column: &&ColumnPlan| column.nullable && matches!(column.target, ChType::Array(_) | ChType::Map(..));
+    let names: Vec<&str> = columns.iter().filter(altered).map(|column| column.name.as_str()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let message = format!("NULL becomes an empty array or map in: {}", names.join(", "));
+    let remedy = "name the columns under columnTypes with String where NULL must be told from empty, or SET NOT NULL at the source";
+    Some(Problem::warning("NULL_BECOMES_EMPTY", message, remedy).of_table(&table.name))
 }
 
 /// Checks everything and describes the tables.

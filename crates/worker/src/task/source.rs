@@ -5,7 +5,9 @@ use std::time::Duration;
 use millrace_apply::{OwnedCell, StreamTable};
 use millrace_mapping::evolution::{Backfill, CurrentColumn};
 use millrace_model::work::Outcome;
-use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition};
+use millrace_model::{
+    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition, TableName,
+};
 use millrace_postgres::discovery::find_by_oid;
 use millrace_postgres::quoting::{quote_identifier, quote_literal};
 use millrace_postgres::{KeyValue, Session, classify};
@@ -64,6 +66,7 @@ pub(crate) async fn current_columns(
             // A default that was set after the column was added does not concern older rows; one that was computed for each
             // of them has rewritten the table.
             None if backfills.defaults.contains(&column.attribute) && rewritten => Backfill::Unknown,
+            None if backfills.differing.contains(&column.attribute) => Backfill::Unknown,
             None => Backfill::Null,
         };
         CurrentColumn { column, backfill }
@@ -71,24 +74,58 @@ pub(crate) async fn current_columns(
     Ok(Some(now.columns.into_iter().map(current).collect()))
 }
 
-/// The long values of the row at a place as the source has it now; `None` where it has no such row.
-pub(crate) async fn find_row(
-    session: &Session,
-    table: &StreamTable,
-    place: &[OwnedCell],
-) -> Result<Option<Vec<Option<Vec<u8>>>>, Vec<Problem>> {
-    let mut key = Vec::new();
-    for (name, cell) in table.place().into_iter().zip(place) {
-        match cell {
-            OwnedCell::Text(value) => key.push((name, KeyValue::Text(value))),
-            OwnedCell::Binary(value) => key.push((name, KeyValue::Binary(value))),
-            // Nothing is equal to NULL.
-            OwnedCell::Null => return Ok(None),
-        }
+/// Looks for rows of one table as the source has them now.
+pub(crate) struct RowFinder<'a> {
+    session: &'a Session,
+    table: TableName,
+    /// Columns of the rows' place.
+    place: Vec<String>,
+    /// Columns whose values are looked for.
+    long: Vec<String>,
+}
+
+impl<'a> RowFinder<'a> {
+    /// The stream may be behind: the source's names are looked up by what outlives a rename. `None` where the table or one of the columns is gone.
+    pub(crate) async fn of_table(
+        session: &'a Session,
+        table: &StreamTable,
+    ) -> Result<Option<Self>, Vec<Problem>> {
+        let definition = &table.definition;
+        let names = session.present_names(definition.oid).await.map_err(|error| vec![classify(&error)])?;
+        let Some((name, columns)) = names else { return Ok(None) };
+        let present = |name: &str| {
+            let recorded = definition.columns.iter().find(|column| column.name == name)?;
+            columns.get(&recorded.attribute).cloned()
+        };
+        let place = table.place().into_iter().map(present).collect::<Option<_>>();
+        let long = table.long_columns().map(|column| present(&column.name)).collect::<Option<_>>();
+        Ok(place.zip(long).map(|(place, long)| Self { session, table: name, place, long }))
     }
-    let columns: Vec<&str> = table.long_columns().map(|column| column.name.as_str()).collect();
-    let found = session.row_by_key(&table.definition.name, &columns, &key).await;
-    found.map_err(|error| vec![classify(&error)])
+
+    /// The long values of the row at a place; `None` where the source has no such row.
+    pub(crate) async fn find(
+        &self,
+        place: &[OwnedCell],
+    ) -> Result<Option<Vec<Option<Vec<u8>>>>, Vec<Problem>> {
+        let mut key = Vec::new();
+        for (name, cell) in self.place.iter().zip(place) {
+            match cell {
+                OwnedCell::Text(value) => key.push((name.as_str(), KeyValue::Text(value))),
+                OwnedCell::Binary(value) => key.push((name.as_str(), KeyValue::Binary(value))),
+                // Nothing is equal to NULL.
+                OwnedCell::Null => return Ok(None),
+            }
+        }
+        let columns: Vec<&str> = self.long.iter().map(String::as_str).collect();
+        let found = self.session.row_by_key(&self.table, &columns, &key).await;
+        found.map_err(|error| match classify(&error) {
+            // Its names have changed since they were looked up.
+            problem if problem.code == "SOURCE_TABLE_MISSING" => {
+                vec![Problem::transient("SOURCE_CONFLICT", problem.message, "it is tried again by itself")]
+            }
+            problem => vec![problem],
+        })
+    }
 }
 
 /// Makes the slot inactive.

@@ -22,7 +22,7 @@ use millrace_model::spec::{TableEngine, TruncatePolicy};
 use millrace_model::work::{
     Assignment, DestinationFacts, Outcome, Progress, Report, StreamProgress, StreamedTable, Swap, Work,
 };
-use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableId, Timestamp};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableId, Timestamp};
 use millrace_pgoutput::{Commit, Relation};
 use millrace_postgres::{
     BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, StreamForm, classify,
@@ -31,9 +31,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
+use super::source::{self, RowFinder};
 use super::swap::swap_in;
 use super::tables::{self, PlannedTable};
-use super::{Ending, Shared, Signals, source};
+use super::{Ending, Shared, Signals};
 use crate::budget::Reservation;
 use crate::delivery::{Patience, deliver};
 use crate::desk::Reporter;
@@ -62,6 +63,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const STATUS: Duration = Duration::from_secs(5);
 /// How often the coordinator hears how far the stream is.
 const REPORT: Duration = Duration::from_millis(500);
+/// How often the source is asked which partitions have come to the tables that have some.
+const PARTITIONS: Duration = Duration::from_secs(10);
 /// Memory is taken from the budget in steps.
 const STEP: u64 = 1 << 20;
 
@@ -278,6 +281,7 @@ enum Wake {
     Flush,
     Status,
     Report,
+    Partitions,
 }
 
 impl Pump<'_> {
@@ -410,6 +414,9 @@ impl Pump<'_> {
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report = tokio::time::interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut partitions = tokio::time::interval(PARTITIONS);
+        partitions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let partitioned = self.planned.iter().any(|table| is_partitioned(&table.definition));
         // Asks for a keepalive, which says where the log ends: an idle source would leave us waiting for half a minute.
         self.acknowledge(true).await?;
         loop {
@@ -430,6 +437,7 @@ impl Pump<'_> {
                 // 3. PostgreSQL must hear of us, also when nothing can be read.
                 _ = status.tick() => Wake::Status,
                 _ = report.tick() => Wake::Report,
+                _ = partitions.tick(), if partitioned => Wake::Partitions,
                 // 4. A batch that is due, before more is read.
                 () = tokio::time::sleep_until(due), if waiting && room => Wake::Flush,
                 // 5. More changes, unless what waits is as large as a batch may be.
@@ -452,6 +460,7 @@ impl Pump<'_> {
                     self.acknowledge(false).await?;
                 }
                 Wake::Report => self.report(),
+                Wake::Partitions => self.look_at_partitions().await?,
                 Wake::Flush => self.send().await?,
                 Wake::Read(read) => {
                     read.map_err(|error| vec![self.source_failed(&error)])?;
@@ -459,6 +468,44 @@ impl Pump<'_> {
                 }
             }
         }
+    }
+
+    /// Rows that a partition held before it was attached are in nobody's stream. One that comes with such rows sets its table aside.
+    async fn look_at_partitions(&mut self) -> Result<(), Vec<Problem>> {
+        match self.compare_partitions().await {
+            // The next look may be luckier; the stream itself needs no further connection.
+            Err(problems) if problems.iter().all(|problem| problem.recovery == Recovery::Retry) => {
+                tracing::debug!(?problems, "partitions could not be looked at");
+                Ok(())
+            }
+            looked => looked,
+        }
+    }
+
+    async fn compare_partitions(&mut self) -> Result<(), Vec<Problem>> {
+        let session = source::connect(&self.stream.spec).await?;
+        for index in 0..self.planned.len() {
+            let definition = &self.planned[index].definition;
+            if !is_partitioned(definition) || !self.applier.is_active(TableIndex(index)) {
+                continue;
+            }
+            let found = session.partitions(definition).await.map_err(|error| vec![classify(&error)])?;
+            if !found.laden.is_empty() {
+                let names: Vec<String> = found.laden.iter().map(ToString::to_string).collect();
+                let reason = format!(
+                    "partitions were attached with rows, which the change stream does not have: {}",
+                    names.join(", ")
+                );
+                let problem = source_schema_changed(&definition.name, &[reason]);
+                self.give_up(TableIndex(index), problem).await?;
+            } else if found.complete != definition.partitions {
+                let planned = &mut self.planned[index];
+                planned.definition.partitions = found.complete;
+                let (id, definition) = (planned.id, planned.definition.clone());
+                self.say(id, Report::TableChanged(id, Box::new(definition))).await;
+            }
+        }
+        Ok(())
     }
 
     /// When what waits may go: at once where the stream was quiet; otherwise so much later than the batch before that inserts take at most a third of the time.
@@ -789,8 +836,15 @@ impl Pump<'_> {
         for (table, rows) in sought {
             let mut found = Vec::new();
             let stream_table = self.planned[table.0].stream_table();
+            let Some(finder) = RowFinder::of_table(&session, &stream_table).await? else {
+                let reason =
+                    "a column was dropped whose values an earlier update left out, and the destination lacks them".to_owned();
+                let problem = source_schema_changed(&stream_table.definition.name, &[reason]);
+                self.give_up(table, problem).await?;
+                continue;
+            };
             for (number, place) in rows {
-                let values = source::find_row(&session, &stream_table, &place).await?;
+                let values = finder.find(&place).await?;
                 found.extend(values.map(|values| (number, values)));
             }
             // Only now, so that it is not before what was read.
@@ -993,6 +1047,11 @@ impl Pump<'_> {
         }
         Ok(Outcome::Drained { durable })
     }
+}
+
+/// A partitioned table has no storage of its own.
+fn is_partitioned(definition: &TableDefinition) -> bool {
+    definition.file_node == 0
 }
 
 /// An internal error of the decoder is tried again with whole transactions before anybody is troubled.
