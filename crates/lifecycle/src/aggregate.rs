@@ -414,6 +414,7 @@ impl PipeAggregate {
             replaces,
             begins: Lsn::ZERO,
             goal: Lsn::ZERO,
+            altered: 0,
             failures: 0,
             cut: false,
             rows_estimated: 0,
