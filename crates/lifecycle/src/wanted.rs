@@ -119,6 +119,14 @@ impl PipeAggregate {
             Phase::Copy => {
                 let unfinished = |state| matches!(state, TableState::Waiting | TableState::Copying);
                 let held = round.snapshot.is_some();
+                // The first snapshot makes the slot. A second one at the same time would make it anew, and what came in between would be lost.
+                let makes_slot = self.pipe.spec.mode.follows() && self.pipe.slot.is_none();
+                let standing = self.assignments().map(|held| &held.task);
+                let others =
+                    |task: &Task| matches!(task, Task::Snapshot { .. }) && task.round() != Some(number);
+                if makes_slot && standing.chain(&*tasks).any(others) {
+                    return;
+                }
                 if self.round_tables(number).any(|table| unfinished(table.state))
                     && (held || self.is_admitted(round))
                 {
