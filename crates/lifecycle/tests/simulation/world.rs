@@ -363,6 +363,8 @@ impl World {
             }
             25 if self.random.chance(500) => self.rights_withdrawn = self.now + 20,
             30..50 => self.command(),
+            // While the first load lasts there is most to disturb.
+            50..110 if self.now < 80 => self.command(),
             _ => {}
         }
     }
