@@ -78,8 +78,8 @@ impl PipeAggregate {
             PipeState::Pausing => true,
             // It rests again.
             PipeState::Resync => {
-                self.pipe.after_resync == Some(PipeState::Paused)
-                    && self.pipe.rounds.iter().all(|round| round.purpose != Purpose::Resync)
+                let over = self.pipe.rounds.iter().all(|round| round.purpose != Purpose::Resync);
+                over && self.pipe.after_resync == Some(PipeState::Paused) || self.waits_for_drain()
             }
             PipeState::Setup | PipeState::Snapshot | PipeState::Running => self.waits_for_drain(),
             PipeState::Modifying => self.rounds_go_on() && self.waits_for_drain(),

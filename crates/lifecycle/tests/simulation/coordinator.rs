@@ -171,7 +171,7 @@ impl World {
     }
 
     fn tell(&mut self, index: usize, message: Down) {
-        let at = self.now + self.random.below(4);
+        let at = self.now + self.random.below(self.delay);
         if let Some(connection) = &mut self.workers[index].connection {
             connection.down.push_back((at, message));
         }

@@ -152,7 +152,7 @@ impl World {
             for epoch in due {
                 // The worker may die of one that comes before.
                 let Some(held) = self.workers[index].held.get_mut(&epoch) else { continue };
-                held.due = now + 1 + self.random.below(4);
+                held.due = now + 1 + self.random.below(self.pace);
                 self.advance(index, epoch);
             }
         }
@@ -195,7 +195,7 @@ impl World {
     }
 
     pub(crate) fn say(&mut self, index: usize, message: Up) {
-        let at = self.now + self.random.below(4);
+        let at = self.now + self.random.below(self.delay);
         if let Some(connection) = &mut self.workers[index].connection {
             let hello = matches!(message, Up::Hello(_));
             if hello || connection.welcomed || matches!(message, Up::Heartbeat { .. }) {
@@ -249,7 +249,7 @@ impl World {
                 let held = Held {
                     work,
                     tables: spec.tables.into_iter().map(|table| table.source).collect(),
-                    due: self.now + self.random.below(6),
+                    due: self.now + self.random.below(self.pace),
                     begun: false,
                     unrecorded: Vec::new(),
                     over: false,

@@ -19,7 +19,7 @@ use crate::worker::Worker;
 const TROUBLED: u64 = 500;
 
 /// Ticks in which everything must come to rest without faults.
-const PATIENCE: u64 = 600;
+const PATIENCE: u64 = 1500;
 
 const TABLES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -37,6 +37,12 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) now: u64,
     pub(crate) lease: u64,
+    /// Messages take up to so long.
+    pub(crate) delay: u64,
+    /// A step of a worker takes up to so long.
+    pub(crate) pace: u64,
+    /// So often in a thousand the source changes in a tick.
+    changes: u64,
     pub(crate) faults: bool,
     pub(crate) source: Source,
     pub(crate) destination: Destination,
@@ -116,10 +122,15 @@ impl World {
             held: BTreeMap::new(),
         };
         let workers = 1 + random.below(3);
+        let (delay, pace) = (2 + random.below(10), 2 + random.below(8));
+        let changes = 200 + random.below(700);
         Self {
             random,
             now: 0,
             lease: 30,
+            delay,
+            pace,
+            changes,
             faults: true,
             source,
             destination: Destination::default(),
@@ -175,7 +186,7 @@ impl World {
 
     fn tick(&mut self) {
         self.now += 1;
-        if self.random.chance(350) {
+        if self.random.chance(self.changes) {
             self.change();
         }
         self.coordinate();
@@ -200,9 +211,25 @@ impl World {
                 .assignments()
                 .all(|held| held.task == millrace_lifecycle::Task::Stream && !held.draining);
             let stands = pipe.wanted().len() == pipe.assignments().count();
-            let rests = matches!(pipe.pipe().state, PipeState::Failed | PipeState::Paused);
+            let state = pipe.pipe().state;
+            let rests = matches!(state, PipeState::Failed | PipeState::Paused);
+            // Nobody rests there.
+            let works = matches!(
+                state,
+                PipeState::Provisioning
+                    | PipeState::Setup
+                    | PipeState::Pausing
+                    | PipeState::Modifying
+                    | PipeState::Resync
+            );
             let caught_up = rests || pipe.tables().all(|table| table.record.state != TableState::CatchingUp);
-            quiet = if self.coordinator.up && idle && stands && caught_up { quiet + 1 } else { 0 };
+            let swapped = state != PipeState::Running
+                || pipe.tables().all(|table| table.record.state != TableState::Swapping);
+            quiet = if self.coordinator.up && idle && stands && caught_up && swapped && !works {
+                quiet + 1
+            } else {
+                0
+            };
         }
         let pipe = &self.coordinator.pipe;
         assert!(
@@ -381,6 +408,7 @@ impl World {
         }
         let now = self.timestamp();
         let table = TableName::new("public", self.random.pick(&TABLES).unwrap());
+        let failed = self.coordinator.pipe.pipe().state == PipeState::Failed;
         let choice = self.random.below(100);
         let engine = random_engine(&mut self.random);
         let World { coordinator, destination, .. } = self;
@@ -442,6 +470,8 @@ impl World {
         self.faults = faults;
         match words.as_str() {
             "pause" => self.promised.paused = true,
+            // Whatever mends a failed pipe lets it go on, also one that failed before it had paused.
+            _ if failed && words != "edit" => self.promised.paused = false,
             "resume" | "resync" => self.promised.paused = false,
             "delete" => {
                 self.promised.deleted = true;
@@ -609,10 +639,13 @@ impl World {
                     }
                 }
             }
-            self.rest();
-            for _ in 0..60 {
+            for _ in 0..3000 {
                 self.tick_quietly();
+                if self.source.slot.as_ref().is_some_and(|slot| slot.confirmed >= self.source.lsn) {
+                    break;
+                }
             }
+            self.rest();
         }
         let tables: Vec<_> = self.coordinator.pipe.tables().map(|table| table.record.clone()).collect();
         for record in tables.iter().filter(|table| table.state != TableState::SetAside) {

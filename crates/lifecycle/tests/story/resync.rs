@@ -231,6 +231,22 @@ fn a_pause_in_the_middle_of_a_resync_is_carried_out_and_it_goes_on_from_there() 
 }
 
 #[test]
+fn a_table_that_keeps_every_row_is_copied_anew_also_while_others_are_swapped_in() {
+    let mut spec = crate::harness::spec(ReplicationMode::Cdc, &["orders", "log"]);
+    spec.tables[1].engine = millrace_model::spec::TableEngine::MergeTree;
+    let mut story = Story::of(spec);
+    story.settle();
+    story.command(|pipe, now| pipe.resync(&[], now));
+    story.until(|story| story.state() == PipeState::Resync);
+    let id = story.newest("log").record.id;
+    let void = Problem::transient("COPY_VOID", "its copy is void", "").of_table(&name("log"));
+    story.report(&Task::Stream, Report::TableSetAside(id, void));
+    story.settle();
+    assert_eq!(story.state(), PipeState::Running);
+    assert_eq!(story.tables(), "orders streaming, log streaming");
+}
+
+#[test]
 fn a_truncate_during_a_resync_makes_the_copy_void_and_it_begins_anew() {
     let mut story = Story::running(&["orders"]);
     story.command(|pipe, now| pipe.resync(&[], now));
