@@ -120,6 +120,7 @@ impl PipeAggregate {
             failed_in: None,
             failure: None,
             back_to: None,
+            after_resync: None,
             deleting: false,
             drop_tables: false,
             system_identifier: None,
@@ -224,10 +225,16 @@ impl PipeAggregate {
             // It begins with everything that was decided by now.
             self.amendment_due = false;
         }
+        let task_is_stream = task == Task::Stream;
         self.assignments
             .insert(epoch, AssignmentRecord { epoch, task, worker: worker.clone(), draining: false });
         self.touched.assignments.insert(epoch);
+        let drains = task_is_stream && self.stream_drains();
         self.orders.push((worker, Order::Assign(Box::new(assignment))));
+        if drains {
+            // Its holder went away before it had drained; this one finishes that.
+            self.drain(epoch);
+        }
         Some(())
     }
 
@@ -356,7 +363,11 @@ impl PipeAggregate {
     /// The table of a source that readers have: not one that is to take its place.
     pub(crate) fn original(&self, source: &TableName) -> Option<&PipeTable> {
         let mut tables = self.tables.iter();
-        tables.find(|table| table.record.source() == source && table.record.replaces.is_none())
+        tables.find(|table| {
+            table.record.source() == source
+                && table.record.replaces.is_none()
+                && table.record.state != TableState::Removed
+        })
     }
 
     /// The table that is to take another's place.
@@ -413,6 +424,7 @@ impl PipeAggregate {
             round: None,
             replaces,
             begins: Lsn::ZERO,
+            published: Lsn::ZERO,
             goal: Lsn::ZERO,
             altered: 0,
             failures: 0,
@@ -483,7 +495,7 @@ impl PipeAggregate {
         self.event(EventKind::State { from: Some(from), to: step.next }, cause, actor, now);
         for effect in step.effects {
             match effect {
-                PipeEffect::WithdrawAll => self.withdraw_all(),
+                PipeEffect::WithdrawAll => self.withdraw_all(now),
                 PipeEffect::WithdrawCopies => self.withdraw_copies(now),
                 PipeEffect::DrainStream => self.drain_stream(),
             }
@@ -509,14 +521,19 @@ impl PipeAggregate {
     pub(crate) fn interrupt_append_only(&mut self, id: TableId, now: Timestamp) {
         let Some(table) = self.table(id) else { return };
         let append_only = table.record.spec.engine != TableEngine::ReplacingMergeTree;
-        if append_only && table.record.state == TableState::Copying && !self.pipe.deleting {
+        // One whose changes are carried already holds some of what a later snapshot would bring.
+        let begun = table.record.state == TableState::Copying
+            || table.record.state == TableState::Waiting
+                && table.record.begins != Lsn::ZERO
+                && self.pipe.streams;
+        if append_only && begun && !self.pipe.deleting {
             let problem = Problem::transient(
                 "APPEND_ONLY_COPY_INTERRUPTED",
                 "the copy was interrupted, and a table that keeps every row cannot be copied on without doubling some",
                 "it is copied anew by itself; `millrace pipe retry` begins at once",
             );
             let problem = problem.of_table(table.record.source());
-            self.set_aside(id, problem, Actor::Coordinator, now);
+            self.begin_anew(id, problem, now);
         }
     }
 
@@ -549,9 +566,12 @@ impl PipeAggregate {
         self.epochs_of(matches).into_iter().for_each(|epoch| self.release(epoch));
     }
 
-    pub(crate) fn withdraw_all(&mut self) {
+    /// Everything stops. What rests on snapshots is what it is when their sessions end.
+    pub(crate) fn withdraw_all(&mut self, now: Timestamp) {
         self.release_all(|_| true);
-        self.pipe.rounds.iter_mut().for_each(|round| round.snapshot = None);
+        let snapshots = self.pipe.rounds.iter().filter_map(|round| round.snapshot.as_ref());
+        let sessions: Vec<Epoch> = snapshots.map(|snapshot| snapshot.epoch).collect();
+        sessions.into_iter().for_each(|epoch| self.lose_snapshot(epoch, now));
         self.touched.pipe = true;
     }
 

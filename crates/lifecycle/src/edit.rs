@@ -35,7 +35,14 @@ impl PipeAggregate {
     /// The state forbids it.
     pub fn resume(&mut self, now: Timestamp) -> Result<(), Refusal> {
         self.check(Command::Resume)?;
-        let to = self.resumes_at();
+        let mut to = self.resumes_at();
+        if self.active().next().is_none() && self.pipe.spec.mode.copies() {
+            // It failed because its last table was set aside: to go on is to copy them anew.
+            let originals = self.originals(&[]);
+            let purpose = if to == PipeState::Running { Purpose::Tables } else { Purpose::Resync };
+            self.begin_resync(&originals, purpose, now);
+            to = self.resumes_at();
+        }
         let _ =
             self.advance(PipeEvent::ResumeRequested { to }, "resume requested".to_owned(), Actor::User, now);
         self.conclude(Actor::Coordinator, now);
@@ -43,11 +50,7 @@ impl PipeAggregate {
     }
 
     fn resumes_at(&self) -> PipeState {
-        let working = if self.has_copies() || !self.pipe.spec.mode.follows() {
-            PipeState::Snapshot
-        } else {
-            PipeState::Running
-        };
+        let working = if self.shows_snapshot() { PipeState::Snapshot } else { PipeState::Running };
         match self.pipe.failed_in {
             // A pause that failed half-way is over once somebody asks to go on.
             None | Some(PipeState::Pausing) => working,
@@ -70,7 +73,7 @@ impl PipeAggregate {
         );
         self.pipe.deleting = true;
         self.pipe.drop_tables |= drop_tables;
-        self.withdraw_all();
+        self.withdraw_all(now);
         Ok(())
     }
 
@@ -79,28 +82,8 @@ impl PipeAggregate {
     /// # Errors
     /// The state or the mode forbids it, a table is not the pipe's, or some cannot be copied without the others.
     pub fn resync(&mut self, tables: &[TableName], now: Timestamp) -> Result<(), Refusal> {
-        let command = Command::Resync;
-        self.check(command)?;
-        let unfit =
-            |reason: String, remedy: &str| Err(Refusal::Unfit { command, reason, remedy: remedy.to_owned() });
-        if !self.pipe.spec.mode.copies() {
-            let reason = "replicationMode cdc_only copies nothing".to_owned();
-            return unfit(reason, "make a pipe with replicationMode: cdc");
-        }
+        let slot_is_gone = self.check_resync(tables)?;
         let originals = self.originals(tables);
-        if let Some(missing) = tables.iter().find(|table| self.original(table).is_none()) {
-            return unfit(
-                format!("{missing} is not a table of the pipe"),
-                "`millrace pipe tables` lists them",
-            );
-        }
-        let slot_is_gone = self.pipe.state == PipeState::Failed
-            && self.pipe.failure.as_ref().is_some_and(|failure| failure.recovery == Recovery::Never);
-        let all = originals.len() == self.originals(&[]).len();
-        if slot_is_gone && !all {
-            let reason = "what all tables rest on is lost, so none of them can go on as it is".to_owned();
-            return unfit(reason, "resync the whole pipe");
-        }
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
         let what = if names.is_empty() {
             "resync requested".to_owned()
@@ -114,7 +97,7 @@ impl PipeAggregate {
         let quiet = self.pipe.state == PipeState::Running && !tables.is_empty();
         self.begin_resync(&originals, if quiet { Purpose::Tables } else { Purpose::Resync }, now);
         if !quiet {
-            self.pipe.back_to = Some(match self.pipe.state {
+            self.pipe.after_resync = Some(match self.pipe.state {
                 PipeState::Failed if self.pipe.spec.mode.follows() => PipeState::Running,
                 PipeState::Failed => PipeState::Completed,
                 state => state,
@@ -123,6 +106,32 @@ impl PipeAggregate {
         }
         self.conclude(Actor::Coordinator, now);
         Ok(())
+    }
+
+    /// Whether the tables can be copied anew; tells whether what all of them rest on is lost.
+    fn check_resync(&self, tables: &[TableName]) -> Result<bool, Refusal> {
+        let command = Command::Resync;
+        self.check(command)?;
+        let unfit =
+            |reason: String, remedy: &str| Err(Refusal::Unfit { command, reason, remedy: remedy.to_owned() });
+        if !self.pipe.spec.mode.copies() {
+            let reason = "replicationMode cdc_only copies nothing".to_owned();
+            return unfit(reason, "make a pipe with replicationMode: cdc");
+        }
+        if let Some(missing) = tables.iter().find(|table| self.original(table).is_none()) {
+            return unfit(
+                format!("{missing} is not a table of the pipe"),
+                "`millrace pipe tables` lists them",
+            );
+        }
+        let slot_is_gone = self.pipe.state == PipeState::Failed
+            && self.pipe.failure.as_ref().is_some_and(|failure| failure.recovery == Recovery::Never);
+        let all = self.originals(tables).len() == self.originals(&[]).len();
+        if slot_is_gone && !all {
+            let reason = "what all tables rest on is lost, so none of them can go on as it is".to_owned();
+            return unfit(reason, "resync the whole pipe");
+        }
+        Ok(slot_is_gone)
     }
 
     /// As [`PipeAggregate::resync`], with other snapshot settings from now on.
@@ -219,10 +228,14 @@ impl PipeAggregate {
         self.give_up_successor(original.id);
         let spec = self.pipe.spec.tables.iter().find(|table| &table.source == source).cloned();
         let successor = self.add_table(spec.unwrap_or(original.spec), Some(original.id), now);
-        self.begin_round(Purpose::Tables, &[successor]);
-        if self.pipe.state == PipeState::Failed {
+        let cause = format!("retry of {source} requested");
+        let completed = self.pipe.state == PipeState::Completed;
+        self.begin_round(if completed { Purpose::Resync } else { Purpose::Tables }, &[successor]);
+        if completed {
+            self.pipe.after_resync = Some(PipeState::Completed);
+            let _ = self.advance(PipeEvent::ResyncRequested, cause, Actor::User, now);
+        } else if self.pipe.state == PipeState::Failed {
             let to = self.resumes_at();
-            let cause = format!("retry of {source} requested");
             let _ = self.advance(PipeEvent::ResumeRequested { to }, cause, Actor::User, now);
         }
         Ok(())
@@ -281,6 +294,20 @@ impl PipeAggregate {
                 });
             }
         }
+        if !anew.is_empty() {
+            self.check_resync(&anew)?;
+            let others = !difference.added.is_empty() || !difference.removed.is_empty();
+            if others && self.pipe.state != PipeState::Running {
+                return Err(Refusal::Unfit {
+                    command: Command::ChangeSettings,
+                    reason: format!(
+                        "tables come or go and others are copied anew, in state {}",
+                        self.pipe.state
+                    ),
+                    remedy: "apply one after the other".to_owned(),
+                });
+            }
+        }
         self.requested(format!("edit requested: {difference}"), now);
         self.pipe.spec = spec;
         self.pipe.generation += 1;
@@ -294,14 +321,15 @@ impl PipeAggregate {
         }
         self.revise();
         let cause = difference.to_string();
+        // First: a running pipe goes on running meanwhile, so that tables may come and go.
+        if !anew.is_empty() {
+            self.resync(&anew, now)?;
+        }
         if !difference.added.is_empty() {
             self.begin_additions(&difference.added, &cause, now);
         }
         if !difference.removed.is_empty() {
             self.begin_removal(&difference.removed, &cause, now);
-        }
-        if !anew.is_empty() {
-            self.resync(&anew, now)?;
         }
         self.conclude(Actor::Coordinator, now);
         Ok(difference)
@@ -323,10 +351,14 @@ impl PipeAggregate {
             self.advance_table(id, TableEvent::Removed, Actor::User, now);
         }
         self.pipe.publication_due = self.owns_publication();
-        self.pipe.back_to = Some(match self.pipe.state {
-            PipeState::Failed => self.resumes_at(),
-            state => state,
-        });
+        match (self.pipe.state, self.pipe.failed_in) {
+            // It goes back to where it was before it failed to take the first tables out.
+            (PipeState::Failed, Some(PipeState::Modifying)) => {}
+            // What remains is swapped in from there.
+            (PipeState::Failed, Some(PipeState::Resync)) => self.pipe.back_to = Some(PipeState::Snapshot),
+            (PipeState::Failed, _) => self.pipe.back_to = Some(self.resumes_at()),
+            (state, _) => self.pipe.back_to = Some(state),
+        }
         let _ = self.advance(PipeEvent::TablesRemoved, cause.to_owned(), Actor::User, now);
     }
 }

@@ -46,8 +46,11 @@ pub struct PipeRecord {
     pub failed_in: Option<PipeState>,
     /// Why it failed; set only while it is Failed.
     pub failure: Option<Problem>,
-    /// Where it goes after Modifying or Resync.
+    /// Where it goes after Modifying.
     pub back_to: Option<PipeState>,
+    /// Where it goes once tables that were copied anew are in place: a removal may come in between, and leads back to somewhere else. Set only while such a
+    /// copy is under way.
+    pub after_resync: Option<PipeState>,
     /// Whether a user gave it up; wins over everything.
     pub deleting: bool,
     /// Whether its destination tables go with it.
@@ -176,6 +179,10 @@ pub struct TableRecord {
     pub replaces: Option<TableId>,
     /// Changes of transactions that committed before this are in the copy. Only where every change is a row are they left out.
     pub begins: Lsn,
+    /// Every change of it after this is in the stream. One that was published before stands alone: it may have been the pipe's once and taken out, and
+    /// what came in between was not published.
+    #[serde(default)]
+    pub published: Lsn,
     /// Where the snapshot stood under which the last of it is copied: it is up to date once the stream has passed this.
     pub goal: Lsn,
     /// Values that were altered because the destination cannot hold them.

@@ -188,6 +188,7 @@ impl PipeAggregate {
                 for (id, uuid) in tables {
                     if let Some(table) = self.table_mut(id) {
                         table.record.uuid = Some(uuid);
+                        table.record.published = table.record.published.max(begins);
                     }
                 }
                 self.touch_pipe();
@@ -309,7 +310,8 @@ impl PipeAggregate {
             Problem::transient("WORKER_FAULT", message, "look at the worker's log")
         };
         let first = problems.first().cloned().unwrap_or_else(unexplained);
-        if self.pipe.deleting {
+        // What nobody needs any more is no reason to stop anything.
+        if self.pipe.deleting || task == Task::Clean {
             return Aftermath::TryAgain(task, first);
         }
         let tables = self.failing_tables(&task, problems);

@@ -5,7 +5,7 @@
 //! that is still on its way to the first can get into the second.
 
 use millrace_model::spec::TableEngine;
-use millrace_model::work::TableSize;
+use millrace_model::work::{Swap, TableSize};
 use millrace_model::{Epoch, Lsn, Problem, Recovery, TableId, Timestamp, WorkerId};
 
 use crate::aggregate::PipeAggregate;
@@ -193,12 +193,20 @@ impl PipeAggregate {
 
     /// Leaves a table out, with its reason, while the others go on.
     pub(crate) fn set_aside(&mut self, id: TableId, problem: Problem, actor: Actor, now: Timestamp) {
-        let Some(table) = self.table_mut(id) else { return };
-        if !table.record.state.is_active() {
-            return;
+        if let Some(table) = self.table_mut(id).filter(|table| table.record.state.is_active()) {
+            table.record.failures += 1;
+            self.leave_out(id, problem, actor, now);
         }
+    }
+
+    /// Copies a table anew for a reason that has nothing to do with the table: however often that happens, it is begun again.
+    pub(crate) fn begin_anew(&mut self, id: TableId, problem: Problem, now: Timestamp) {
+        self.leave_out(id, problem, Actor::Coordinator, now);
+    }
+
+    fn leave_out(&mut self, id: TableId, problem: Problem, actor: Actor, now: Timestamp) {
+        let Some(table) = self.table_mut(id).filter(|table| table.record.state.is_active()) else { return };
         table.record.problem = Some(problem.clone());
-        table.record.failures += 1;
         let failures = table.record.failures;
         self.advance_table(id, TableEvent::Broke, actor.clone(), now);
         self.release_all(|task| matches!(task, Task::Copy { table, .. } if *table == id));
@@ -228,11 +236,17 @@ impl PipeAggregate {
         self.begin_round(purpose, &[successor]);
     }
 
+    /// A destination table of ours that nobody needs any more. It goes under both names: nobody may have recorded that it took the other's place.
+    fn discard(&mut self, written: &str) {
+        self.pipe.garbage.extend([written.to_owned(), Swap::retired_name(written)]);
+        self.touch_pipe();
+    }
+
     /// Drops what was to take a table's place.
     pub(crate) fn give_up_successor(&mut self, original: TableId) {
         while let Some(successor) = self.successor(original).map(|table| table.record.clone()) {
             self.release_all(|task| matches!(task, Task::Copy { table, .. } if *table == successor.id));
-            self.pipe.garbage.push(successor.written);
+            self.discard(&successor.written);
             self.forget_table(successor.id);
             self.revise();
         }
@@ -245,7 +259,7 @@ impl PipeAggregate {
         if table.state != TableState::Swapping {
             return None;
         }
-        self.pipe.garbage.push(millrace_model::work::Swap::retired_name(&table.written));
+        self.discard(&table.written);
         self.advance_table(original, TableEvent::Removed, actor.clone(), now);
         self.forget_table(original);
         let table = &mut self.table_mut(id)?.record;
@@ -337,17 +351,47 @@ impl PipeAggregate {
         self.pipe.rounds.iter().any(|round| round.purpose != Purpose::Tables && round.phase < Phase::Swap)
     }
 
+    /// Whether the pipe shows Snapshot while it works: something is copied, or waits to be swapped in.
+    pub(crate) fn shows_snapshot(&self) -> bool {
+        let resyncs = self.pipe.rounds.iter().any(|round| round.purpose == Purpose::Resync);
+        self.has_copies() || resyncs || self.pipe.after_resync.is_some() || !self.pipe.spec.mode.follows()
+    }
+
+    /// Whether readers lack a table that was set aside, or one is being mended.
+    fn lacks_tables(&self) -> bool {
+        let mended = self.pipe.rounds.iter().any(|round| round.purpose == Purpose::Tables);
+        let lacking = |table: &TableRecord| {
+            let successor = self.successor(table.id);
+            table.replaces.is_none()
+                && table.state == TableState::SetAside
+                && successor.is_none_or(|successor| !successor.record.state.is_active())
+        };
+        mended || self.tables.iter().any(|table| lacking(&table.record))
+    }
+
     fn conclude_pipe(&mut self, actor: &Actor, now: Timestamp) {
         let follows = self.pipe.spec.mode.follows();
-        let unfinished = |state| matches!(state, TableState::Waiting | TableState::Copying);
+        // Not one that is copied anew beside the others: it may be long, and the stream carries it as it carries a resync.
+        let holds_the_stream_back = |table: &TableRecord| {
+            let round = table.round.and_then(|number| self.round(number));
+            matches!(table.state, TableState::Waiting | TableState::Copying)
+                && round.is_none_or(|round| round.purpose != Purpose::Tables)
+        };
         if follows
             && !self.pipe.streams
             && self.pipe.slot.is_some()
-            && !self.active().any(|table| unfinished(table.state))
-            && matches!(self.pipe.state, PipeState::Setup | PipeState::Snapshot)
+            && !self.active().any(holds_the_stream_back)
+            && matches!(
+                self.pipe.state,
+                PipeState::Setup | PipeState::Snapshot | PipeState::Running | PipeState::Resync
+            )
         {
             self.pipe.streams = true;
             self.revise();
+        }
+        // Also where Modifying failed and a resync led on from there.
+        if !self.pipe.publication_due && self.stream_follows() {
+            self.forget_removed();
         }
         // Each arm names an event that its state allows, so none of them can be refused.
         let (event, cause) = match self.pipe.state {
@@ -370,19 +414,24 @@ impl PipeAggregate {
                     return;
                 }
                 let swaps = |round: &RoundRecord| round.purpose == Purpose::Resync;
+                if !follows && self.lacks_tables() {
+                    // A snapshot-only pipe with a table set aside is not complete (rulings 11).
+                    return;
+                }
                 let cause = match self.active().count() {
                     1 => "the table is copied".to_owned(),
                     tables => format!("{tables} tables copied"),
                 };
-                if self.pipe.rounds.iter().any(swaps) {
+                // One that rested rests again, also where all that was to be swapped was taken out meanwhile.
+                let rests = self.pipe.after_resync == Some(PipeState::Paused);
+                if self.pipe.rounds.iter().any(swaps) || rests {
                     self.revise();
                     (PipeEvent::ReadyToSwap, "the new copies are complete and up to date".to_owned())
                 } else if follows {
                     (PipeEvent::CopiedBeforeStream, cause)
-                } else if self.tables.iter().all(|table| table.record.state.is_copied()) {
+                } else if self.pipe.rounds.is_empty() {
                     (PipeEvent::CopiedForGood, cause)
                 } else {
-                    // A snapshot-only pipe with a table set aside is not complete (rulings 11).
                     return;
                 }
             }
@@ -391,7 +440,7 @@ impl PipeAggregate {
                     return;
                 }
                 let otherwise = if follows { PipeState::Running } else { PipeState::Completed };
-                let back_to = self.pipe.back_to.unwrap_or(otherwise);
+                let back_to = self.pipe.after_resync.unwrap_or(otherwise);
                 if back_to == PipeState::Paused && self.stream_stands() {
                     return self.drain_stream();
                 }
@@ -401,12 +450,9 @@ impl PipeAggregate {
                 if self.pipe.publication_due || !self.stream_follows() {
                     return;
                 }
-                self.forget_removed();
                 let before = self.pipe.back_to.unwrap_or(PipeState::Running);
                 let back_to = match before {
-                    PipeState::Running | PipeState::Snapshot if self.has_copies() || !follows => {
-                        PipeState::Snapshot
-                    }
+                    PipeState::Running | PipeState::Snapshot if self.shows_snapshot() => PipeState::Snapshot,
                     PipeState::Snapshot if !self.pipe.streams => PipeState::Snapshot,
                     PipeState::Snapshot => PipeState::Running,
                     other => other,
@@ -425,6 +471,12 @@ impl PipeAggregate {
             | PipeState::Completed
             | PipeState::Failed => return,
         };
+        if matches!(
+            event,
+            PipeEvent::Swapped { .. } | PipeEvent::CopiedBeforeStream | PipeEvent::CopiedForGood
+        ) {
+            self.pipe.after_resync = None;
+        }
         if self.advance(event, cause, actor.clone(), now).is_ok() {
             // The new state may be over, too.
             self.conclude_pipe(actor, now);
@@ -437,7 +489,7 @@ impl PipeAggregate {
             self.give_up_successor(id);
             if let Some(table) = self.table(id).filter(|table| table.record.replaces.is_some()) {
                 let written = table.record.written.clone();
-                self.pipe.garbage.push(written);
+                self.discard(&written);
             }
             self.forget_table(id);
         }

@@ -23,9 +23,9 @@ impl PipeAggregate {
             tasks.push(Task::Stream);
         }
         match self.pipe.state {
-            // Nothing is read, but what is left over at the destination goes.
-            PipeState::Paused | PipeState::Completed => return self.wanted_cleaning().collect(),
             PipeState::Failed => return Vec::new(),
+            // Nothing is read and nothing that readers have is written; what nobody needs goes all the same.
+            PipeState::Paused | PipeState::Completed => return self.wanted_cleaning().collect(),
             // A stream that stands drains. Where it went away with its worker, somebody must still see to the slot.
             PipeState::Pausing => {
                 if tasks.is_empty() && self.pipe.spec.mode.follows() {
@@ -47,8 +47,20 @@ impl PipeAggregate {
             self.pipe.rounds.iter().for_each(|round| self.wanted_of_round(round, &mut tasks));
             tasks.extend(self.wanted_copies());
         }
+        self.publish_one_by_one(&mut tasks);
         tasks.extend(self.wanted_cleaning());
         tasks
+    }
+
+    /// Each task that says which tables the publication has says what was so when it was given out: of two at a time the older could come last.
+    fn publish_one_by_one(&self, tasks: &mut Vec<Task>) {
+        let publishes = |task: &Task| matches!(task, Task::Publish | Task::SetUp { .. });
+        if !self.owns_publication() {
+            return;
+        }
+        let standing = self.assignments().map(|held| &held.task).find(|task| publishes(task));
+        let first = standing.or_else(|| tasks.iter().find(|task| publishes(task))).cloned();
+        tasks.retain(|task| !publishes(task) || Some(task) == first.as_ref());
     }
 
     fn wanted_cleaning(&self) -> impl Iterator<Item = Task> {
@@ -57,20 +69,38 @@ impl PipeAggregate {
 
     /// Whether the slot's changes are to be carried now.
     pub(crate) fn stream_wanted(&self) -> bool {
+        self.stream_begins() || self.stream_drains() && self.stream_stands()
+    }
+
+    /// Whether a stream is there only to come to its end.
+    pub(crate) fn stream_drains(&self) -> bool {
         match self.pipe.state {
-            PipeState::Pausing => self.stream_stands(),
-            // It is being drained, to rest again.
-            PipeState::Resync
-                if self.pipe.back_to == Some(PipeState::Paused)
-                    && self.pipe.rounds.iter().all(|round| round.purpose != Purpose::Resync) =>
-            {
-                self.stream_stands()
+            PipeState::Pausing => true,
+            // It rests again.
+            PipeState::Resync => {
+                let over = self.pipe.rounds.iter().all(|round| round.purpose != Purpose::Resync);
+                over && self.pipe.after_resync == Some(PipeState::Paused) || self.waits_for_drain()
             }
-            PipeState::Setup | PipeState::Snapshot | PipeState::Running | PipeState::Resync => {
-                self.pipe.streams && (!self.waits_for_drain() || self.stream_stands())
-            }
-            PipeState::Modifying => self.pipe.streams && self.pipe.back_to != Some(PipeState::Paused),
+            PipeState::Setup | PipeState::Snapshot | PipeState::Running => self.waits_for_drain(),
+            PipeState::Modifying => self.rounds_go_on() && self.waits_for_drain(),
             PipeState::Provisioning | PipeState::Paused | PipeState::Completed | PipeState::Failed => false,
+        }
+    }
+
+    /// Whether a stream that does not stand is to begin.
+    fn stream_begins(&self) -> bool {
+        match self.pipe.state {
+            PipeState::Setup | PipeState::Snapshot | PipeState::Running | PipeState::Resync => {
+                self.pipe.streams && !self.stream_drains()
+            }
+            PipeState::Modifying => {
+                self.pipe.streams && self.pipe.back_to != Some(PipeState::Paused) && !self.stream_drains()
+            }
+            PipeState::Provisioning
+            | PipeState::Pausing
+            | PipeState::Paused
+            | PipeState::Completed
+            | PipeState::Failed => false,
         }
     }
 
@@ -89,6 +119,14 @@ impl PipeAggregate {
             Phase::Copy => {
                 let unfinished = |state| matches!(state, TableState::Waiting | TableState::Copying);
                 let held = round.snapshot.is_some();
+                // The first snapshot makes the slot. A second one at the same time would make it anew, and what came in between would be lost.
+                let makes_slot = self.pipe.spec.mode.follows() && self.pipe.slot.is_none();
+                let standing = self.assignments().map(|held| &held.task);
+                let others =
+                    |task: &Task| matches!(task, Task::Snapshot { .. }) && task.round() != Some(number);
+                if makes_slot && standing.chain(&*tasks).any(others) {
+                    return;
+                }
                 if self.round_tables(number).any(|table| unfinished(table.state))
                     && (held || self.is_admitted(round))
                 {
@@ -124,37 +162,43 @@ impl PipeAggregate {
             .collect();
         // Tables that were begun are finished first.
         open.sort_by_key(|table| table.record.state != TableState::Copying);
-        let mut tasks = Vec::new();
+        let task = |table: &PipeTable, partition: &PartitionRecord| Task::Copy {
+            table: table.record.id,
+            source: table.record.source().clone(),
+            partition: partition.number,
+        };
+        // Whoever took a lost snapshot over already can still finish under it; and no setting takes from anybody what is half done.
+        let mut tasks: Vec<Task> = open
+            .iter()
+            .flat_map(|table| {
+                let standing = standing.range((table.record.id, 0)..=(table.record.id, u32::MAX));
+                let partitions = standing.filter_map(|(_, number)| table.partitions.get(*number as usize));
+                partitions
+                    .filter(|partition| partition.done.is_none())
+                    .map(|partition| task(table, partition))
+            })
+            .collect();
         let mut tables = 0;
         for table in open {
             if tables == settings.snapshot_parallel_tables || tasks.len() >= connections {
                 break;
             }
-            let id = table.record.id;
-            let task = |open: &PartitionRecord| Task::Copy {
-                table: id,
-                source: table.record.source().clone(),
-                partition: open.number,
-            };
-            let unfinished = table
+            let readable = table.record.round.and_then(|number| self.round(number));
+            if !readable.is_some_and(|round| round.snapshot.is_some() && !round.clear) {
+                continue;
+            }
+            let held = standing.range((table.record.id, 0)..=(table.record.id, u32::MAX)).count();
+            let room = per_table.saturating_sub(held).min(connections - tasks.len());
+            let mut new = table
                 .partitions
                 .iter()
                 .skip(table.progress.first_open)
-                .filter(|partition| partition.done.is_none());
-            let (standing, new): (Vec<&PartitionRecord>, Vec<&PartitionRecord>) = unfinished
-                .take(per_table + standing.len())
-                .partition(|open| standing.contains(&(id, open.number)));
-            // Whoever took a lost snapshot over already can still finish under it.
-            let readable = table.record.round.and_then(|number| self.round(number));
-            if !readable.is_some_and(|round| round.snapshot.is_some() && !round.clear) {
-                tasks.extend(standing.into_iter().map(task));
-                continue;
-            }
+                .filter(|partition| partition.done.is_none())
+                .filter(|partition| !standing.contains(&(table.record.id, partition.number)))
+                .peekable();
             // A table whose last partitions are all in hand leaves room for the next one, so that connections do not idle at its end.
-            let saturated = !new.is_empty();
-            let picked = standing.into_iter().chain(new).take(per_table.min(connections - tasks.len()));
-            tasks.extend(picked.map(task));
-            tables += u32::from(saturated);
+            tables += u32::from(new.peek().is_some());
+            tasks.extend(new.take(room).map(|partition| task(table, partition)));
         }
         tasks
     }

@@ -125,15 +125,17 @@ impl PipeAggregate {
             Task::Release => Work::Release { slot_name: self.slot_name() },
             Task::Teardown => {
                 let follows = self.pipe.spec.mode.follows();
-                let dropped = |table: &&TableRecord| table.replaces.is_some() || self.pipe.drop_tables;
-                let tables = self.tables.iter().map(|table| &table.record).filter(dropped);
+                let tables = self.tables.iter().map(|table| &table.record);
+                let names = tables.flat_map(|table| match (table.replaces, self.pipe.drop_tables) {
+                    // Under both names: nobody may have recorded that it took the other's place.
+                    (Some(_), _) => vec![table.written.clone(), Swap::retired_name(&table.written)],
+                    (None, true) => vec![table.written.clone()],
+                    (None, false) => Vec::new(),
+                });
                 Work::Teardown {
                     slot_name: (follows && self.owns_slot()).then(|| self.slot_name()),
                     publication_name: self.owns_publication().then(|| self.publication_name()),
-                    tables: tables
-                        .map(|table| table.written.clone())
-                        .chain(self.pipe.garbage.iter().cloned())
-                        .collect(),
+                    tables: names.chain(self.pipe.garbage.iter().cloned()).collect(),
                 }
             }
         })
@@ -176,7 +178,13 @@ impl PipeAggregate {
             }
             TableState::Completed | TableState::SetAside | TableState::Removed => return None,
         };
-        Some(StreamedTable { table: table_work(table)?, copying, begins: table.begins })
+        // A ReplacingMergeTree shows a row once, however often it comes.
+        let begins = if table.spec.engine == TableEngine::ReplacingMergeTree {
+            table.published
+        } else {
+            table.begins.max(table.published)
+        };
+        Some(StreamedTable { table: table_work(table)?, copying, begins })
     }
 
     /// The swaps that are to be made now, of rounds that are picked.

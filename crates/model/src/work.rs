@@ -54,7 +54,8 @@ pub struct StreamedTable {
     pub table: TableWork,
     /// Whether rows of it are being copied still: what the destination holds may be younger than the stream, or not there yet.
     pub copying: bool,
-    /// Changes of transactions whose commit record begins before this are left out. Only of use where every change is a row (MergeTree).
+    /// Changes of transactions whose commit record begins before this are left out: what the copy holds already where every change is a row (MergeTree), and
+    /// everywhere what was published before the table came to the pipe (again), for between then and now it was not.
     pub begins: Lsn,
 }
 
@@ -287,7 +288,7 @@ pub enum Outcome {
     SetUp {
         /// The UUIDs of the tables in the destination.
         tables: Vec<(TableId, String)>,
-        /// Where the slot that was asked for stands; zero where none was.
+        /// Where the slot that was asked for stands; without one the end of the log once the publication has the tables, zero where that is not the pipe's own.
         begins: Lsn,
     },
     /// [`Work::Swap`]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use millrace_lifecycle::aggregate::{Order, PipeChanges, PipeTable};
 use millrace_lifecycle::report::Aftermath;
 use millrace_lifecycle::{
-    AssignmentRecord, PartitionRecord, PipeAggregate, PipeRecord, PipeState, Refusal, TableRecord,
+    AssignmentRecord, EventKind, PartitionRecord, PipeAggregate, PipeRecord, PipeState, Refusal, TableRecord,
     TableState, Task,
 };
 use millrace_model::spec::{
@@ -182,8 +182,16 @@ impl Story {
     /// Stores what changed and delivers what must be told.
     pub(crate) fn step(&mut self) {
         if let Some(changes) = self.pipe.take_changes() {
-            let told = changes.events.iter().map(|event| format!("{}: {}", event.actor, event.message));
-            self.history.extend(told);
+            self.history.extend(changes.events.iter().map(|event| {
+                let message = &event.message;
+                match &event.kind {
+                    EventKind::State { to, .. } => format!("{}: {message} -> {to}", event.actor),
+                    EventKind::Table { table, .. } => format!("{}: {table} {message}", event.actor),
+                    EventKind::Command | EventKind::Problem(_) | EventKind::Note => {
+                        format!("{}: {message}", event.actor)
+                    }
+                }
+            }));
             self.store.commit(changes);
         }
         for (worker, order) in self.pipe.take_orders() {
@@ -408,7 +416,7 @@ impl Story {
     }
 
     /// Goes on until something is so, or there is nothing more to do.
-    pub(crate) fn until(&mut self, reached: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&mut self, mut reached: impl FnMut(&Self) -> bool) {
         for _ in 0..1000 {
             self.place();
             if reached(self) {

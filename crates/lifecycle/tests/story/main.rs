@@ -2,5 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod addition;
+mod edit;
+mod failure;
 mod harness;
 mod initial;
+mod pause;
+mod removal;
+mod restart;
+mod resync;
