@@ -106,7 +106,10 @@ fn keeps_all(table: &TableWork) -> bool {
 /// The table that a report is about.
 fn about(report: &Report) -> Option<TableId> {
     match report {
-        Report::TableChanged(id, _) | Report::TableSetAside(id, _) | Report::TableSwapped(id) => Some(*id),
+        Report::TableChanged(id, _)
+        | Report::TableSetAside(id, _)
+        | Report::TableSwapped(id)
+        | Report::ValuesAltered(id, _) => Some(*id),
         Report::Progress(_) | Report::Finished(_) | Report::Failed(_) => None,
     }
 }
