@@ -219,3 +219,28 @@ async fn a_resync_goes_on_whoever_is_killed_in_it() {
     assert_eq!(shown["status"]["tablesSetAside"], 0, "{shown:#}");
     nothing_is_left_over(&stack).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_heal_by_itself_fails_the_pipe_with_its_reason_and_is_mended() {
+    let stack = running(2_000).await;
+    let source = stack.source().await;
+    // The publication is dropped: what changes without it is not decoded, so only a resync mends it.
+    source
+        .batch_execute(
+            "DO $$ BEGIN EXECUTE 'DROP PUBLICATION ' || (SELECT pubname FROM pg_publication); END $$; \
+             UPDATE orders SET note = 'unpublished' WHERE id < 100",
+        )
+        .await
+        .unwrap();
+    stack.wait_for("shop", "Failed").await;
+    let shown = stack.get("shop").await;
+    let problem = &shown["status"]["problem"];
+    assert_eq!(problem["code"], "PUBLICATION_MISSING", "{problem:#}");
+    assert!(problem["remedy"].as_str().unwrap().contains("resync"), "{problem:#}");
+    stack.ok(&["pipe", "resync", "shop"]).await;
+    stack.wait_for("shop", "Running").await;
+    source.batch_execute("UPDATE orders SET note = 'published' WHERE id < 50").await.unwrap();
+    stack.caught_up("shop").await;
+    assert_all_equal(&stack).await;
+    nothing_is_left_over(&stack).await;
+}
