@@ -32,7 +32,7 @@ use crate::binary;
 use report::Report;
 use testbed::Testbed;
 
-/// What to measure. All cases with their defaults take about 25 minutes on two quiet cores; `--runs 5` takes them to about 45.
+/// What to measure.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct BenchArgs {
     /// These cases only; may be given several times.
@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     /// load: rows of the typical table; the narrow one has twice as many, the wide one an eighth.
     #[arg(long, default_value_t = 2_000_000)]
     rows: u32,
-    /// load: rows with huge values, 3.7 MB each on average.
+    /// load: rows with huge values, 4.3 MB each on average.
     #[arg(long, default_value_t = 200)]
     huge_rows: u32,
     /// load: these shapes only; may be given several times.

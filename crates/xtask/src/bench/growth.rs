@@ -22,6 +22,12 @@ const WORKER: Column = Column {
     meaning: "CPU a row of the workers together",
     decimals: 3,
 };
+const SYSTEM: Column = Column {
+    key: "workerSystemMicrosPerRow",
+    head: "in kernel us",
+    meaning: "the part of it that the kernel spent",
+    decimals: 3,
+};
 const TO_FIRST: Column = Column {
     key: "toFirst",
     head: "to first",
@@ -46,7 +52,7 @@ const PEAK: Column = Column {
     meaning: "most memory of one worker (VmHWM)",
     decimals: 0,
 };
-const COLUMNS: &[&Column] = &[&SECONDS, &RATE, &WORKER, &TO_FIRST, &POSTGRES, &CLICKHOUSE, &PEAK];
+const COLUMNS: &[&Column] = &[&SECONDS, &RATE, &WORKER, &SYSTEM, &TO_FIRST, &POSTGRES, &CLICKHOUSE, &PEAK];
 
 /// Measures the first number of rows divided among each number of tables, then the other numbers of rows in one table.
 pub(super) async fn run(
@@ -116,6 +122,7 @@ async fn measure(testbed: &Testbed, tables: u32, each: u32, table: &mut Table) -
             (&SECONDS, seconds),
             (&RATE, number(rows) / seconds),
             (&WORKER, worker),
+            (&SYSTEM, micros_each(usage.workers.system, rows)),
             (&POSTGRES, micros_each(usage.postgres.total(), rows)),
             (&CLICKHOUSE, micros_each(usage.clickhouse.total(), rows)),
             (&PEAK, mebibytes(peak)),
