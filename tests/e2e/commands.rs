@@ -5,14 +5,23 @@ use crate::load::{SETTINGS, TABLES};
 use crate::stack::Stack;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn applying_the_same_file_again_changes_nothing_and_another_is_refused() {
+async fn applying_the_same_file_again_changes_nothing_and_an_edited_one_edits_the_pipe() {
     let stack = running(500).await;
     let id = stack.get("shop").await["id"].clone();
     stack.apply(&stack.write_pipe_of("shop", &TABLES, SETTINGS)).await;
     assert_eq!(stack.get("shop").await["id"], id);
     let other = stack.write_pipe_of("shop", &["orders"], SETTINGS);
-    let refused = stack.fails(&["pipe", "apply", "-f", other.to_str().unwrap()]).await;
-    assert!(refused.contains("exists"), "{refused}");
+    let other = other.to_str().unwrap();
+    let said = stack.ok(&["pipe", "apply", "-f", other, "--dry-run"]).await;
+    assert!(said.contains("removes public.items, public.nothing"), "{said}");
+    assert_eq!(stack.get("shop").await["tables"].as_array().unwrap().len(), 3, "a dry run changes nothing");
+    stack.apply(std::path::Path::new(other)).await;
+    stack
+        .wait("the tables to be taken out", async || {
+            stack.get("shop").await["tables"].as_array().is_some_and(|tables| tables.len() == 1)
+        })
+        .await;
+    assert_eq!(stack.get("shop").await["id"], id);
 }
 
 #[tokio::test(flavor = "multi_thread")]

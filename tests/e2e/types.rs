@@ -89,6 +89,7 @@ async fn values_out_of_range_follow_the_policy() {
     let shown = stack.get("chosen").await;
     let message = shown["tables"][1]["problem"]["message"].as_str().unwrap();
     assert!(message.contains("outOfRange is stop") && message.contains("id = 2"), "{message}");
+    assert_eq!(shown["tables"][0]["valuesAltered"], "5", "three of the copy, two of the stream: {shown:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -158,6 +158,9 @@ impl TryFrom<wire::ConnectRequest> for WorkerMessage {
             Request::TableSwapped(swapped) => {
                 report::read_swapped(&swapped).map_err(|error| error.within("tableSwapped"))
             }
+            Request::ValuesAltered(altered) => {
+                report::read_altered(&altered).map_err(|error| error.within("valuesAltered"))
+            }
             Request::InspectReply(reply) => {
                 read_inspect_reply(reply).map_err(|error| error.within("inspectReply"))
             }

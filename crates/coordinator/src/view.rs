@@ -154,6 +154,7 @@ fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
             partitions_total: count(table.partitions.len()),
             changes_applied: changes.get(&record.id).copied().unwrap_or(0),
             successor: None,
+            values_altered: record.altered,
             held: held.get(&record.id).map(|problem| pb::Problem::from(*problem)),
         }
     };

@@ -426,6 +426,7 @@ impl PipeAggregate {
             begins: Lsn::ZERO,
             published: Lsn::ZERO,
             goal: Lsn::ZERO,
+            altered: 0,
             failures: 0,
             cut: false,
             rows_estimated: 0,

@@ -185,6 +185,9 @@ pub struct TableRecord {
     pub published: Lsn,
     /// Where the snapshot stood under which the last of it is copied: it is up to date once the stream has passed this.
     pub goal: Lsn,
+    /// Values that were altered because the destination cannot hold them.
+    #[serde(default)]
+    pub altered: u64,
     /// Copies that failed in a row and were begun anew without anybody's doing.
     pub failures: u32,
     /// Whether it was cut into partitions.

@@ -65,6 +65,13 @@ impl PipeAggregate {
                 self.order(worker.clone(), Order::Recorded(epoch, Some(id)));
                 Ok(Aftermath::Fine)
             }
+            Report::ValuesAltered(id, values) => {
+                if let Some(table) = self.table_mut(id) {
+                    table.record.altered = table.record.altered.saturating_add(values);
+                }
+                self.order(worker.clone(), Order::Recorded(epoch, Some(id)));
+                Ok(Aftermath::Fine)
+            }
             Report::TableSwapped(id) => {
                 self.stream_knows(&task, id).ok_or(stale)?;
                 // One that is said again changes nothing.

@@ -337,6 +337,8 @@ pub enum Report {
     TableSetAside(TableId, Problem),
     /// The table took the place of the one before.
     TableSwapped(TableId),
+    /// So many further values of the table were altered because the destination cannot hold them (`outOfRange`).
+    ValuesAltered(TableId, u64),
 }
 
 /// A worker introduces itself.

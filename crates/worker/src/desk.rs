@@ -129,7 +129,8 @@ impl Desk {
             Report::Progress(progress) => held.progress = Some(progress.clone()),
             Report::TableSetAside(table, _)
             | Report::TableChanged(table, _)
-            | Report::TableSwapped(table) => {
+            | Report::TableSwapped(table)
+            | Report::ValuesAltered(table, _) => {
                 held.notices.entry(*table).or_default().push_back(report.clone());
             }
             Report::Finished(_) | Report::Failed(_) => held.ended = Some(report.clone()),

@@ -109,11 +109,12 @@ async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, si
         }
         Work::Snapshot { slot, tables } => snapshot::run(&spec, &pipe, epoch, slot, &tables, &reporter).await,
         Work::Copy { table, snapshot_name, partition, range, destination } => {
-            let (table_spec, table) = (table.spec, table.definition);
+            let (table_id, table_spec, table) = (table.id, table.spec, table.definition);
             let copy = copy::Copy {
                 epoch,
                 pipe,
                 spec,
+                table_id,
                 table_spec,
                 table,
                 snapshot_name,

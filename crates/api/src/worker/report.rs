@@ -35,6 +35,9 @@ pub(super) fn write(epoch: Epoch, report: &Report) -> Request {
             problem: Some(pipe_wire::Problem::from(problem)),
             table_id: id.0,
         }),
+        Report::ValuesAltered(id, values) => {
+            Request::ValuesAltered(wire::ValuesAltered { epoch, table_id: id.0, values: *values })
+        }
         Report::TableSwapped(id) => Request::TableSwapped(wire::TableSwapped { epoch, table_id: id.0 }),
     }
 }
@@ -215,6 +218,10 @@ pub(super) fn read_set_aside(set_aside: wire::TableSetAside) -> Result<WorkerMes
         return Err(missing("problem.table"));
     }
     message(set_aside.epoch, Report::TableSetAside(TableId(set_aside.table_id), problem))
+}
+
+pub(super) fn read_altered(altered: &wire::ValuesAltered) -> Result<WorkerMessage, ProtocolError> {
+    message(altered.epoch, Report::ValuesAltered(TableId(altered.table_id), altered.values))
 }
 
 pub(super) fn read_swapped(swapped: &wire::TableSwapped) -> Result<WorkerMessage, ProtocolError> {

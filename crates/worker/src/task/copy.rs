@@ -9,8 +9,10 @@ use std::time::{Duration, SystemTime};
 use millrace_clickhouse::Destination;
 use millrace_mapping::BlockBuilder;
 use millrace_model::spec::{TableEngine, TableSpec};
-use millrace_model::work::{DestinationFacts, Outcome, Progress};
-use millrace_model::{Epoch, PageRange, PipeId, PipeSpec, Problem, SourceColumn, TableDefinition, Timestamp};
+use millrace_model::work::{DestinationFacts, Outcome, Progress, Report};
+use millrace_model::{
+    Epoch, PageRange, PipeId, PipeSpec, Problem, SourceColumn, TableDefinition, TableId, Timestamp,
+};
 use millrace_postgres::{CopyEvent, CopyReader, classify, copy_query};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -36,6 +38,7 @@ pub(crate) struct Copy {
     pub(crate) epoch: Epoch,
     pub(crate) pipe: PipeId,
     pub(crate) spec: PipeSpec,
+    pub(crate) table_id: TableId,
     pub(crate) table_spec: TableSpec,
     pub(crate) table: TableDefinition,
     pub(crate) snapshot_name: String,
@@ -130,6 +133,8 @@ struct Transfer<'a> {
     /// The insert that is under way; at most one, so that a copy holds at most two blocks.
     insert: JoinSet<Result<(), Problem>>,
     blocks: u32,
+    /// Values that were altered in them.
+    altered: u64,
 }
 
 impl<'a> Transfer<'a> {
@@ -148,6 +153,7 @@ impl<'a> Transfer<'a> {
             reserved: shared.budget.empty(),
             insert: JoinSet::new(),
             blocks: 0,
+            altered: 0,
         }
     }
 
@@ -195,6 +201,9 @@ impl<'a> Transfer<'a> {
             if ended {
                 self.send().await?;
                 self.finish_insert().await?;
+                if self.altered > 0 {
+                    reporter.must_say(Report::ValuesAltered(copy.table_id, self.altered)).await;
+                }
                 return Ok((rows, bytes));
             }
             self.make_room().await?;
@@ -236,6 +245,7 @@ impl<'a> Transfer<'a> {
         // The epoch is never used again, so no other content ever has this token.
         let token = format!("{}-{}-{}-{}", self.copy.pipe, self.copy.epoch, self.copy.partition, self.blocks);
         self.blocks += 1;
+        self.altered += block.altered.iter().map(|(_, values)| values).sum::<u64>();
         let (destination, table) = (self.destination.clone(), self.planned.target.table.clone());
         let source = self.copy.table.name.clone();
         let span = tracing::info_span!("insert", table.name = %source, rows = block.rows);

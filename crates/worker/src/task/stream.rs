@@ -179,6 +179,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         held_at: stream.durable,
         changes: 0,
         table_changes: BTreeMap::new(),
+        altered: BTreeMap::new(),
         delay: None,
         reader: None,
         log_end: Lsn::ZERO,
@@ -267,6 +268,8 @@ struct Pump<'a> {
     held_at: Lsn,
     changes: u64,
     table_changes: BTreeMap<usize, u64>,
+    /// Values that were altered and of which the coordinator has not heard.
+    altered: BTreeMap<usize, u64>,
     delay: Option<Duration>,
 }
 
@@ -911,6 +914,10 @@ impl Pump<'_> {
             .into_iter()
             .map(|(TableIndex(index), block)| {
                 *self.table_changes.entry(index).or_default() += block.rows as u64;
+                let altered = block.altered.iter().map(|(_, values)| values).sum::<u64>();
+                if altered > 0 {
+                    *self.altered.entry(index).or_default() += altered;
+                }
                 let target = &self.planned[index].target;
                 let (destination, table, source) =
                     (self.destination.clone(), target.table.clone(), target.source.clone());
@@ -959,6 +966,10 @@ impl Pump<'_> {
             if let Some(batch) = self.batches.pop_front() {
                 self.durable = self.durable.max(batch.committed);
             }
+        }
+        for (index, values) in std::mem::take(&mut self.altered) {
+            let id = self.planned[index].id;
+            self.say(id, Report::ValuesAltered(id, values)).await;
         }
         self.pass_quiet_log();
         self.acknowledge(false).await
