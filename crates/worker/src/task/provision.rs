@@ -123,14 +123,16 @@ pub(crate) async fn set_up(spec: &PipeSpec, pipe: &PipeId, epoch: Epoch, set_up:
         return Err(most_lasting_first(problems));
     }
     let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+    let mut begins = Lsn::ZERO;
     if let Some((name, tables)) = &set_up.publication {
         let session = source::connect(spec).await?;
         session.publish(name, tables).await.map_err(failed)?;
+        // After that, so that everything behind it is published.
+        begins = session.log_end().await.map_err(failed)?;
     }
-    let begins = match &set_up.slot {
-        None => Lsn::ZERO,
-        Some(request) => stand_slot(spec, pipe, epoch, request).await?,
-    };
+    if let Some(request) = &set_up.slot {
+        begins = stand_slot(spec, pipe, epoch, request).await?;
+    }
     Ok(Outcome::SetUp { tables: made, begins })
 }
 

@@ -3,7 +3,7 @@
 use millrace_apply::StreamTable;
 use millrace_clickhouse::{Destination, TargetTable};
 use millrace_mapping::{ColumnPlan, MappingOptions, override_columns, plan_columns};
-use millrace_model::spec::{TableEngine, TableSpec};
+use millrace_model::spec::TableSpec;
 use millrace_model::work::{DestinationFacts, StreamedTable, TableWork};
 use millrace_model::{Lsn, PipeSpec, Problem, TableDefinition, TableId};
 
@@ -97,11 +97,7 @@ impl PlannedTable {
             distrusted_until: self.distrusted_until(),
             held: Vec::new(),
             active: true,
-            // A ReplacingMergeTree shows a row once, however often it comes.
-            begins: match self.target.engine {
-                TableEngine::ReplacingMergeTree => Lsn::ZERO,
-                TableEngine::MergeTree | TableEngine::Null => self.begins,
-            },
+            begins: self.begins,
         }
     }
 }
