@@ -258,7 +258,7 @@ impl PipeAggregate {
             Task::Copy { table, .. } => self.interrupt_append_only(table, now),
             _ => {}
         }
-        self.conclude(Actor::Coordinator, now);
+        self.conclude(&Actor::Coordinator, now);
     }
 
     /// A worker that holds the stream came back: it may have missed what was decided meanwhile.

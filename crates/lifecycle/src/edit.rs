@@ -25,7 +25,7 @@ impl PipeAggregate {
     pub fn pause(&mut self, now: Timestamp) -> Result<(), Refusal> {
         self.check(Command::Pause)?;
         let _ = self.advance(PipeEvent::PauseRequested, "pause requested".to_owned(), Actor::User, now);
-        self.conclude(Actor::Coordinator, now);
+        self.conclude(&Actor::Coordinator, now);
         Ok(())
     }
 
@@ -45,7 +45,7 @@ impl PipeAggregate {
         }
         let _ =
             self.advance(PipeEvent::ResumeRequested { to }, "resume requested".to_owned(), Actor::User, now);
-        self.conclude(Actor::Coordinator, now);
+        self.conclude(&Actor::Coordinator, now);
         Ok(())
     }
 
@@ -104,7 +104,7 @@ impl PipeAggregate {
             });
             let _ = self.advance(PipeEvent::ResyncRequested, what, Actor::User, now);
         }
-        self.conclude(Actor::Coordinator, now);
+        self.conclude(&Actor::Coordinator, now);
         Ok(())
     }
 
@@ -331,7 +331,7 @@ impl PipeAggregate {
         if !difference.removed.is_empty() {
             self.begin_removal(&difference.removed, &cause, now);
         }
-        self.conclude(Actor::Coordinator, now);
+        self.conclude(&Actor::Coordinator, now);
         Ok(difference)
     }
 

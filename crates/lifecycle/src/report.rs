@@ -45,7 +45,7 @@ impl PipeAggregate {
                 self.end_assignment(epoch);
                 self.order(worker.clone(), Order::Recorded(epoch, None));
                 self.finished(&actor, &task, outcome, now);
-                self.conclude(actor, now);
+                self.conclude(&actor, now);
                 Ok(Aftermath::Fine)
             }
             Report::Failed(problems) => {
@@ -77,7 +77,7 @@ impl PipeAggregate {
                 // One that is said again changes nothing.
                 self.swapped(id, &actor, now);
                 self.order(worker.clone(), Order::Recorded(epoch, Some(id)));
-                self.conclude(actor, now);
+                self.conclude(&actor, now);
                 Ok(Aftermath::Fine)
             }
         }
@@ -132,7 +132,7 @@ impl PipeAggregate {
                     self.advance_table(*id, TableEvent::CaughtUp, actor.clone(), now);
                 }
                 if news || !caught_up.is_empty() {
-                    self.conclude(actor, now);
+                    self.conclude(&actor, now);
                 }
                 Some(())
             }
@@ -323,7 +323,7 @@ impl PipeAggregate {
         }
         if first.recovery == Recovery::Retry {
             // The snapshot may have been the round's last.
-            self.conclude(actor.clone(), now);
+            self.conclude(actor, now);
             return Aftermath::TryAgain(task, first);
         }
         if tables.is_empty() {

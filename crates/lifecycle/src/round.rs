@@ -218,7 +218,7 @@ impl PipeAggregate {
         if self.active().next().is_none() {
             self.break_down(problem, actor, now);
         } else {
-            self.conclude(actor, now);
+            self.conclude(&actor, now);
         }
     }
 
@@ -282,13 +282,13 @@ impl PipeAggregate {
     }
 
     /// Draws the conclusions from what is done by now: for each round, then for the pipe.
-    pub(crate) fn conclude(&mut self, actor: Actor, now: Timestamp) {
+    pub(crate) fn conclude(&mut self, actor: &Actor, now: Timestamp) {
         if self.pipe.deleting {
             return;
         }
         let rounds: Vec<u32> = self.pipe.rounds.iter().map(|round| round.number).collect();
-        rounds.into_iter().for_each(|number| self.conclude_round(number, &actor, now));
-        self.conclude_pipe(&actor, now);
+        rounds.into_iter().for_each(|number| self.conclude_round(number, actor, now));
+        self.conclude_pipe(actor, now);
     }
 
     fn conclude_round(&mut self, number: u32, actor: &Actor, now: Timestamp) {

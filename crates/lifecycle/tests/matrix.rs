@@ -8,6 +8,9 @@ use millrace_lifecycle::command::{Command, check};
 use millrace_lifecycle::pipe::{PipeEvent, PipeState, transition};
 use millrace_lifecycle::table::{self, TableEvent, TableState};
 
+/// An event that says where it leads, and its name.
+type Leading = (&'static str, fn(PipeState) -> PipeEvent);
+
 #[test]
 fn every_pipe_state_meets_every_event() {
     let events = [
@@ -25,7 +28,7 @@ fn every_pipe_state_meets_every_event() {
         PipeEvent::Broke,
     ];
     // Those that say where they lead; each is tried with every state.
-    let leading: [(&str, fn(PipeState) -> PipeEvent); 3] = [
+    let leading: [Leading; 3] = [
         ("Swapped", |back_to| PipeEvent::Swapped { back_to }),
         ("ResumeRequested", |to| PipeEvent::ResumeRequested { to }),
         ("Modified", |back_to| PipeEvent::Modified { back_to }),

@@ -19,8 +19,11 @@ use std::time::{Duration, Instant};
 
 use world::World;
 
-/// Schedules that once failed.
-const PINNED: [u64; 16] = [1, 6, 9, 22, 28, 43, 55, 72, 100, 150, 339, 433, 470, 756, 812, 1467];
+/// Schedules that once failed, each by a fault that was found by it, or that was put in by hand to see it found: 2 an original that is dropped before the swap,
+/// 3 a stream that does not drain, 4 a round that is concluded too early, 27 a copy from two moments, 54 two tasks that publish at a time, 223 changes from before
+/// a table came again, 368 a drain while others are swapped in, 953 a table that keeps every row under a second snapshot, 1123 a snapshot that does not
+/// wait for the stream.
+const PINNED: [u64; 9] = [2, 3, 4, 27, 54, 223, 368, 953, 1123];
 
 /// Seeds from here on are tried for as long as there is time.
 const FIRST: u64 = 1;

@@ -106,11 +106,8 @@ fn keeps_all(table: &TableWork) -> bool {
 /// The table that a report is about.
 fn about(report: &Report) -> Option<TableId> {
     match report {
-        Report::TableChanged(id, _)
-        | Report::TableSetAside(id, _)
-        | Report::TableSwapped(id)
-        | Report::ValuesAltered(id, _) => Some(*id),
-        Report::Progress(_) | Report::Finished(_) | Report::Failed(_) => None,
+        Report::TableChanged(id, _) | Report::TableSetAside(id, _) | Report::TableSwapped(id) => Some(*id),
+        Report::Progress(_) | Report::Finished(_) | Report::Failed(_) | Report::ValuesAltered(..) => None,
     }
 }
 
@@ -360,7 +357,7 @@ impl World {
                     match self.swap(swap, None) {
                         Ok(Swapped::Whole) => {}
                         Ok(Swapped::ByHalf) => return self.kill(index),
-                        Err(problem) => return self.fail(index, epoch, problem),
+                        Err(problem) => return self.fail(index, epoch, *problem),
                     }
                 }
                 let tables = swaps.iter().map(|swap| swap.id).collect();
@@ -558,7 +555,7 @@ impl World {
                     Ok(Swapped::ByHalf) => return self.kill(index),
                     Err(problem) => {
                         refused.insert(swap.id, stream.position);
-                        Report::TableSetAside(swap.id, problem)
+                        Report::TableSetAside(swap.id, *problem)
                     }
                 };
                 self.table_report(index, epoch, report);
@@ -664,7 +661,7 @@ impl World {
     }
 
     /// Lets a table take the place of the one before; done again, it changes nothing.
-    fn swap(&mut self, swap: &Swap, position: Option<Lsn>) -> Result<Swapped, Problem> {
+    fn swap(&mut self, swap: &Swap, position: Option<Lsn>) -> Result<Swapped, Box<Problem>> {
         let retired = Swap::retired_name(&swap.copied);
         let target = self.destination.names.get(&swap.target).cloned();
         let copied = self.destination.names.get(&swap.copied).cloned();
@@ -675,7 +672,8 @@ impl World {
         }
         if copied.as_ref() != Some(&swap.uuid) {
             let message = format!("{} is not the table that was copied", swap.copied);
-            return Err(Problem::operator("SWAP_IMPOSSIBLE", message, "").of_table(&swap.source));
+            let problem = Problem::operator("SWAP_IMPOSSIBLE", message, "");
+            return Err(Box::new(problem.of_table(&swap.source)));
         }
         self.check_complete(swap, position);
         self.swapped_in.insert(swap.uuid.clone());

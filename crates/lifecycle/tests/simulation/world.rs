@@ -455,7 +455,7 @@ impl World {
                 edited.settings.pull_batch_size += 1;
                 ("edit".to_owned(), pipe.edit(edited, false, now).map(drop))
             }
-            98.. => ("delete".to_owned(), pipe.delete(self.now % 2 == 0, now)),
+            98.. => ("delete".to_owned(), pipe.delete(self.now.is_multiple_of(2), now)),
             _ => return,
         };
         if let Err(refusal) = result {
@@ -606,7 +606,7 @@ impl World {
         let left: Vec<&String> =
             self.destination.names.keys().filter(|name| !targets.contains(*name)).collect();
         if self.removed {
-            assert_eq!(self.source.slot.is_some() && mode.follows(), false, "the slot is left behind");
+            assert!(!mode.follows() || self.source.slot.is_none(), "the slot is left behind");
             assert_eq!(self.source.publication, None, "the publication is left behind");
             assert!(left.is_empty(), "tables are left behind: {left:?}");
             return;

@@ -8,9 +8,12 @@ use millrace_model::spec::{MetadataColumns, OutOfRange, ReplicationMode, TableEn
 
 use crate::harness::{Story, name, spec};
 
+/// An edit, and what it is called here.
+type Edit = (&'static str, fn(&mut PipeSpec));
+
 #[test]
 fn every_edit_is_told_in_words() {
-    let edits: [(&str, fn(&mut PipeSpec)); 12] = [
+    let edits: [Edit; 12] = [
         ("nothing", |_| {}),
         ("a table more", |spec| spec.tables.push(TableSpec::new(name("stock"), "stock"))),
         ("a table less", |spec| drop(spec.tables.remove(1))),

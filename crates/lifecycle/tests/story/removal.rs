@@ -183,9 +183,12 @@ fn delete_can_be_asked_for_again_with_the_tables() {
     assert_eq!(story.since(mark), "", "what was asked for already is no news");
 }
 
+/// A state, and how a pipe comes there.
+type Way = (PipeState, fn(&mut Story));
+
 #[test]
 fn delete_is_carried_out_in_every_state() {
-    let stories: [(PipeState, fn(&mut Story)); 8] = [
+    let stories: [Way; 8] = [
         (PipeState::Provisioning, |_| {}),
         (PipeState::Setup, |story| drop(story.until_held(|task| matches!(task, Task::SetUp { .. })))),
         (PipeState::Snapshot, |story| drop(story.until_held(|task| matches!(task, Task::Copy { .. })))),
