@@ -43,6 +43,10 @@ pub struct Applier {
     bytes: usize,
     /// Rows that lack values.
     incomplete: usize,
+    /// The table whose first row that lacks values came just now: that row does not go with what waited before it.
+    apart: Option<usize>,
+    /// Where `committed` stood when the oldest row came that lacks values.
+    complete_to: Lsn,
     changes: u64,
     commits: Option<CommitTimes>,
 }
@@ -52,8 +56,8 @@ pub struct Applier {
 pub enum Step {
     /// A change was turned into rows that wait for [`Applier::take`].
     Buffered,
-    /// As `Buffered`, but what waited before must be taken and sent as a batch of its own first: the change lacks a value, which
-    /// may stand in there, and is kept apart until [`Applier::complete`].
+    /// As `Buffered`, but what waited before must be completed, taken and sent as a batch of its own first: the change lacks a value, which
+    /// may stand in there, and is kept apart until the next [`Applier::take`].
     Apart,
     /// Nothing to do: the message only informs, or concerns a table that is not carried.
     Ignored,
@@ -115,7 +119,7 @@ pub type SoughtRow = (usize, Vec<OwnedCell>);
 pub struct Batch {
     /// At most one block a table, rows in the order of their changes.
     pub blocks: Vec<(TableIndex, EncodedBlock)>,
-    /// Every change of a transaction whose commit ends at or before this is in this batch or an earlier one.
+    /// Every change of a transaction whose commit ends at or before this is in this batch or an earlier one: no row that still waits for values is.
     pub committed: Lsn,
     /// When the transactions with changes in this batch committed; `None` where there are none.
     pub commits: Option<CommitTimes>,
@@ -201,6 +205,8 @@ impl Applier {
             rows: 0,
             bytes: 0,
             incomplete: 0,
+            apart: None,
+            complete_to: Lsn::ZERO,
             changes: 0,
             commits: None,
         }
@@ -317,9 +323,10 @@ impl Applier {
         });
         self.rows = rows;
         self.bytes = bytes;
+        self.apart = None;
         Batch {
             blocks,
-            committed: self.committed,
+            committed: if self.incomplete > 0 { self.complete_to } else { self.committed },
             commits: self.commits.take(),
             changes: std::mem::take(&mut self.changes),
         }
@@ -330,15 +337,20 @@ impl Applier {
         self.incomplete
     }
 
-    /// Whether rows wait for values from outside of the batch.
+    /// Whether rows of the next batch wait for values from outside of it.
     pub fn is_incomplete(&self) -> bool {
-        self.incomplete > 0
+        self.incomplete > usize::from(self.apart.is_some())
     }
 
     /// What must be found in the destination, as it is when everything that was taken before has arrived.
     pub fn sought(&self) -> Vec<(TableIndex, Sought)> {
         let sought = |index: &usize| Some((TableIndex(*index), self.tables[*index].sought()?));
-        self.waiting.iter().filter_map(sought).collect()
+        self.completable().filter_map(sought).collect()
+    }
+
+    /// Tables whose rows go with the next batch.
+    fn completable(&self) -> impl Iterator<Item = &usize> {
+        self.waiting.iter().filter(|index| self.apart != Some(**index))
     }
 
     /// Takes in what the destination has at a place, by its number in [`Sought::places`].
@@ -351,7 +363,7 @@ impl Applier {
     /// Rows that the destination's answer does not complete, by number and newest place; to be looked for at the source.
     pub fn still_sought(&self) -> Vec<(TableIndex, Vec<SoughtRow>)> {
         let sought = |index: &usize| (TableIndex(*index), self.tables[*index].still_sought());
-        self.waiting.iter().map(sought).filter(|(_, rows)| !rows.is_empty()).collect()
+        self.completable().map(sought).filter(|(_, rows)| !rows.is_empty()).collect()
     }
 
     /// Takes in a row as the source has it. The caller must also tell [`Applier::distrust_until`].
@@ -371,9 +383,11 @@ impl Applier {
 
     /// Writes the rows that waited for values. Tables of which a row cannot be written go no further.
     pub fn complete(&mut self) -> Vec<(TableIndex, Problem)> {
-        self.incomplete = 0;
+        // What is left came a moment ago.
+        self.incomplete = usize::from(self.apart.is_some());
+        self.complete_to = self.committed;
         let mut broken = Vec::new();
-        for index in &self.waiting {
+        for index in self.waiting.iter().filter(|index| self.apart != Some(**index)) {
             let table = &mut self.tables[*index];
             let was_used = table.is_incomplete();
             if let Err(problem) = table.complete() {
@@ -522,12 +536,21 @@ impl Applier {
                 return Ok(Step::SetAside(vec![(TableIndex(*index), *problem)]));
             }
         };
-        self.incomplete += usize::from(written != Written::Whole);
+        if written != Written::Whole {
+            if self.incomplete == 0 {
+                self.complete_to = self.committed;
+            }
+            self.incomplete += 1;
+        }
         self.changes += 1;
         let commits = self.commits.get_or_insert(CommitTimes { oldest: commit_time, newest: commit_time });
         commits.oldest = commits.oldest.min(commit_time);
         commits.newest = commits.newest.max(commit_time);
-        Ok(if written == Written::FirstIncomplete { Step::Apart } else { Step::Buffered })
+        if written == Written::FirstIncomplete {
+            self.apart = Some(*index);
+            return Ok(Step::Apart);
+        }
+        Ok(Step::Buffered)
     }
 
     /// Matches a relation with the tables by oid and by name: a table that was renamed, dropped and made again, or given the

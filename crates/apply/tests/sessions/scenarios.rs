@@ -193,7 +193,7 @@ fn an_unchanged_value_that_nothing_carries_waits_apart() {
       items
         0/30 + 1, first, a long note
     committed 0/68 at 1s
-    batch of 1 changes, committed 0/68, commits at 1s to 1s
+    batch of 1 changes, committed 0/0, commits at 1s to 1s
       items
         0/50 + 2, second, NULL
     ");

@@ -578,7 +578,8 @@ impl Pump<'_> {
             }
             Step::Apart => {
                 self.changes += 1;
-                self.dispatch();
+                // Rows of other tables that lack values go with what waited: the slot must not pass them, and what they lack may be overwritten by it.
+                self.make_room().await?;
             }
             Step::Ignored | Step::Committed { .. } => {}
             Step::SetAside(tables) => self.set_aside(tables).await,
