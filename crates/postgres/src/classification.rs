@@ -89,7 +89,7 @@ pub fn classify(error: &Error) -> Problem {
         Error::Rewritten => Problem::operator(
             "SOURCE_TABLE_REWRITTEN",
             message,
-            "make the pipe anew, and leave VACUUM FULL, CLUSTER and ALTER TABLE until the copy is done",
+            "copy the table anew, and leave VACUUM FULL, CLUSTER and ALTER TABLE until the copy is done",
         ),
         Error::SlotBusy { .. } => Problem::transient(
             "SLOT_BUSY",

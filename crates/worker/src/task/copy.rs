@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use millrace_clickhouse::Destination;
 use millrace_mapping::BlockBuilder;
-use millrace_model::spec::TableEngine;
+use millrace_model::spec::{ReplicationMode, TableEngine};
 use millrace_model::work::{DestinationFacts, Outcome, Progress};
 use millrace_model::{Epoch, PageRange, PipeId, PipeSpec, Problem, SourceColumn, TableDefinition, Timestamp};
 use millrace_postgres::{CopyEvent, CopyReader, classify, copy_query};
@@ -99,7 +99,8 @@ pub(crate) async fn run(copy: Copy, shared: &Shared, reporter: &Reporter) -> End
         planned.columns.iter().any(|planned| planned.name == column.name && planned.as_text)
     };
     let sql = copy_query(&copy.table, copy.range, &as_text);
-    reader.hold_in_place(&copy.table).await.map_err(|error| of_table(&error, &copy.table))?;
+    let streamed = copy.spec.mode != ReplicationMode::Snapshot;
+    reader.hold_in_place(&copy.table, streamed).await.map_err(|error| of_table(&error, &copy.table))?;
     reader.start(&sql).await.map_err(|error| of_table(&error, &copy.table))?;
     let transfer = Transfer::new(&copy, &planned, &destination, shared);
     let (rows, bytes) = transfer.run(&mut reader, reporter).await?;
