@@ -95,6 +95,7 @@ fn definition() -> TableDefinition {
         bytes: 1,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -53,6 +53,7 @@ fn definition(name: &TableName) -> TableDefinition {
         bytes: 0,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

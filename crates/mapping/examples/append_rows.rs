@@ -71,6 +71,7 @@ fn table(types: &[PgType], nullable: bool) -> TableDefinition {
         bytes: 8192,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -91,6 +91,7 @@ fn definition(source: &PgType) -> TableDefinition {
         bytes: 0,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -144,6 +144,7 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
                 bytes: count(8)?,
                 retired: Vec::new(),
                 distrusted_until: millrace_model::Lsn::ZERO,
+                holds_from: millrace_model::Lsn::ZERO,
             },
             kind: match kind.as_str() {
                 "r" => Kind::Table,

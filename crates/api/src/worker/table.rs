@@ -38,6 +38,7 @@ pub(super) fn write(table: &TableDefinition) -> wire::TableDefinition {
         bytes: table.bytes,
         retired_columns: table.retired.clone(),
         distrusted_until_lsn: table.distrusted_until.0,
+        holds_from_lsn: table.holds_from.0,
     }
 }
 
@@ -69,6 +70,7 @@ pub(super) fn read(definition: wire::TableDefinition) -> Result<TableDefinition,
         bytes: definition.bytes,
         retired: definition.retired_columns,
         distrusted_until: Lsn(definition.distrusted_until_lsn),
+        holds_from: Lsn(definition.holds_from_lsn),
     })
 }
 

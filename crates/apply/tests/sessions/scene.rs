@@ -52,6 +52,7 @@ pub(crate) fn table(
         bytes: 0,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     };
     let options = MappingOptions { allow_nullable_columns: true, time64: true };
     StreamTable {

@@ -72,6 +72,7 @@ fn definition(name: &TableName) -> TableDefinition {
         bytes: u64::MAX,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

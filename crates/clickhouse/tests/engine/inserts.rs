@@ -108,6 +108,7 @@ fn everything() -> (TableDefinition, Vec<[Option<String>; 3]>) {
         bytes: 0,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     };
     (definition, values)
 }

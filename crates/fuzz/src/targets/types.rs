@@ -103,6 +103,7 @@ pub fn table(
         bytes: 0,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -33,6 +33,7 @@ pub fn table(columns: &[(&str, PgType, bool)]) -> TableDefinition {
         bytes: 8192,
         retired: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 
