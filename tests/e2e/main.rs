@@ -13,6 +13,7 @@ mod evolution;
 mod in_progress;
 mod life;
 mod load;
+mod losses;
 mod refusal;
 mod stack;
 mod surface;

@@ -59,6 +59,9 @@ pub enum Step {
     /// As `Buffered`, but what waited before must be completed, taken and sent as a batch of its own first: the change lacks a value, which
     /// may stand in there, and is kept apart until the next [`Applier::take`].
     Apart,
+    /// A table was described, as it is known. That a column went and another came under its name in its stead the stream does not tell: the caller asks the source before
+    /// it gives the next message.
+    Described(TableIndex),
     /// Nothing to do: the message only informs, or concerns a table that is not carried.
     Ignored,
     /// A transaction ended. [`Applier::committed`] has moved to `end`.
@@ -439,7 +442,8 @@ impl Applier {
         left_out: &[String],
     ) -> Result<(), Box<Problem>> {
         let Some(held) = self.tables.get_mut(table.0) else { return Ok(()) };
-        *held = Table::new(stream, &self.metadata);
+        let already = std::mem::take(&mut held.stream.held);
+        *held = Table::new(StreamTable { held: already, ..stream }, &self.metadata);
         for binding in &mut self.bindings.list {
             let (index, relation) = match binding {
                 Binding::Bound(index, _, relation) | Binding::Changed(index, relation)
@@ -557,6 +561,7 @@ impl Applier {
     /// name of another shows in one of the two.
     fn relation(&mut self, relation: &Relation) -> Step {
         let mut binding = Binding::Ignored;
+        let mut described = Step::Ignored;
         let mut refused = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
             let definition = &table.stream.definition;
@@ -566,7 +571,10 @@ impl Applier {
                 continue;
             }
             match Layout::match_up(relation, &table.stream, &[]) {
-                Ok(layout) => binding = Binding::Bound(index, layout, Box::new(relation.clone())),
+                Ok(layout) => {
+                    binding = Binding::Bound(index, layout, Box::new(relation.clone()));
+                    described = Step::Described(TableIndex(index));
+                }
                 // What was rolled back since is never used, so nothing is done about it before it is.
                 Err(Mismatch::Columns(_)) => binding = Binding::Changed(index, Box::new(relation.clone())),
                 Err(Mismatch::Final(problem)) => {
@@ -576,7 +584,7 @@ impl Applier {
             }
         }
         self.bindings.insert(relation.oid, binding);
-        if refused.is_empty() { Step::Ignored } else { Step::SetAside(refused) }
+        if refused.is_empty() { described } else { Step::SetAside(refused) }
     }
 
     fn truncate(&self, lsn: Lsn, kind: &'static str, truncate: Truncate<'_>) -> Result<Step, ApplyError> {

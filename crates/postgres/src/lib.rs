@@ -21,6 +21,7 @@ mod publication;
 pub mod quoting;
 pub mod replication;
 pub mod session;
+pub mod shape;
 pub mod snapshot;
 pub mod wire;
 
@@ -32,4 +33,5 @@ pub use inspect::{Inspection, inspect, offered_tables};
 pub use lookup::KeyValue;
 pub use replication::{ReplicationEvent, ReplicationStream, StreamForm, SystemIdentity, identify_system};
 pub use session::{Session, SlotState};
+pub use shape::{Leaf, Shape};
 pub use snapshot::SnapshotSession;

@@ -97,8 +97,13 @@ impl Session {
             .map_err(|error| Error::of_session(Step::Statement(what), error))
     }
 
-    async fn run(&self, what: &'static str, sql: &str) -> Result<(), Error> {
+    pub(crate) async fn run(&self, what: &'static str, sql: &str) -> Result<(), Error> {
         self.client.batch_execute(sql).await.map_err(|error| Error::of_session(Step::Statement(what), error))
+    }
+
+    /// Whether its connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
     }
 
     /// The cluster's own number, which no copy of it under the same address shares unless it is a standby (manual: "IDENTIFY_SYSTEM").
@@ -119,8 +124,18 @@ impl Session {
     /// The statement fails.
     pub async fn backfills(&self, oid: u32) -> Result<Backfills, Error> {
         let what = "to tell the columns' defaults";
-        let sql = "SELECT a.attnum, a.atthasmissing, (a.attmissingval::text::text[])[1], a.atthasdef OR a.attidentity <> '' \
-                   FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+        // A partitioned table has no rows of its own: what its partitions keep counts where they agree; in one that was made later the column has its default in every row.
+        let sql = "SELECT a.attnum, a.atthasmissing OR coalesce(parts.agree, false), \
+                     coalesce((a.attmissingval::text::text[])[1], parts.missing), \
+                     a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL \
+                   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+                   LEFT JOIN LATERAL ( \
+                     SELECT bool_or(l.atthasmissing) AND count(DISTINCT (l.attmissingval::text::text[])[1]) = 1 AS agree, \
+                       min((l.attmissingval::text::text[])[1]) AS missing \
+                     FROM pg_partition_tree($1::oid) AS tree JOIN pg_attribute l ON l.attrelid = tree.relid AND l.attname = a.attname \
+                     WHERE tree.isleaf AND pg_relation_size(tree.relid) > 0 \
+                   ) AS parts ON pg_relation_filenode($1::oid) IS NULL \
+                   WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped";
         let mut backfills = Backfills::default();
         for row in &self.rows(what, sql, &[&oid]).await? {
             let attribute: i16 = get(row, 0, what)?;

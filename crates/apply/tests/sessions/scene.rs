@@ -136,7 +136,7 @@ impl Scene {
         let step = self.try_send(body).expect("the session goes on");
         let name = |table: &TableIndex| self.names[table.0].as_str();
         match &step {
-            Step::Buffered | Step::Ignored => {}
+            Step::Buffered | Step::Ignored | Step::Described(_) => {}
             Step::Apart => self.story.push_str("apart\n"),
             Step::SchemaChanged { table, relation } => {
                 let columns: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();

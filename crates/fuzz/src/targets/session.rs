@@ -38,7 +38,7 @@ pub fn run(input: &[u8]) {
             }
             Ok(Step::Buffered) => assert!(applier.buffered_rows() > 0 && applier.buffered_bytes() > 0),
             // What waited before goes first; the change itself is kept apart.
-            Ok(Step::Apart) => drop(applier.take(Timestamp(0))),
+            Ok(Step::Apart) => take(&mut applier, &mut aside),
             Ok(Step::SchemaChanged { table, .. }) => {
                 applier.set_aside(table);
                 aside[table.0] = true;

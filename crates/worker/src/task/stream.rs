@@ -10,24 +10,25 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::OptionFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use millrace_apply::problem::source_schema_changed;
+use millrace_apply::problem::{partitions_changed, source_schema_changed};
 use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
 use millrace_clickhouse::Destination;
-use millrace_mapping::evolution::{StreamColumn, evolve};
+use millrace_mapping::evolution::{CurrentColumn, StreamColumn, earlier_form, evolve};
 use millrace_mapping::{ChType, streams_as_binary};
 use millrace_model::spec::{TableEngine, TruncatePolicy};
 use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, Work};
 use millrace_model::{
-    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableName, Timestamp,
+    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition, TableName, Timestamp,
 };
 use millrace_pgoutput::{Commit, Relation};
 use millrace_postgres::{
-    BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, StreamForm, classify,
+    BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, Session, StreamForm, classify,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
+use super::partitions::Partitions;
 use super::tables::{self, PlannedTable};
 use super::{Ending, Shared, Signals, source};
 use crate::budget::Reservation;
@@ -52,6 +53,8 @@ const BULK_BYTES: u64 = 32 << 20;
 const BULK_MESSAGES: u32 = 4_000_000;
 /// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
 const STATUS: Duration = Duration::from_secs(5);
+/// How often partitions are looked at, at least.
+const PARTITIONS: Duration = Duration::from_secs(30);
 /// How often the coordinator hears how far the stream is.
 const REPORT: Duration = Duration::from_millis(500);
 /// Memory is taken from the budget in steps.
@@ -149,6 +152,9 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         last_batch: None,
         insert_took: Duration::ZERO,
         incomplete_rows: FIRST_INCOMPLETE_ROWS,
+        catalog: None,
+        partitions: HashMap::new(),
+        next_look: Instant::now(),
         unacknowledged: HashMap::new(),
         held_at: Lsn::ZERO,
         changes: 0,
@@ -166,6 +172,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         reporter,
     };
     let mut signals = signals;
+    pump.look_at_partitions().await?;
     match pump.catch_up(&mut signals).await? {
         Caught::Up => {
             pump.open().await?;
@@ -228,6 +235,11 @@ struct Pump<'a> {
     insert_took: Duration,
     /// Rows of a batch that may lack values: so many that what is found fits into a batch.
     incomplete_rows: usize,
+    /// A session at the source for questions about its catalog, once there was one.
+    catalog: Option<Session>,
+    /// Of partitioned tables.
+    partitions: HashMap<usize, Partitions>,
+    next_look: Instant,
     /// Tables of which something was said that the coordinator has not said that it knows, and how often.
     unacknowledged: HashMap<TableName, usize>,
     /// The slot does not pass this while there are such tables: were they forgotten, their changes must be read again.
@@ -321,7 +333,7 @@ impl Pump<'_> {
                     let mut step =
                         self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
                     if let Step::SchemaChanged { table, relation } = step {
-                        self.follow(table, &relation).await?;
+                        self.follow(table, &relation, lsn).await?;
                         step =
                             self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
                         if let Step::SchemaChanged { table, .. } = step {
@@ -410,7 +422,10 @@ impl Pump<'_> {
                     self.acknowledged(&table);
                     self.acknowledge(false).await?;
                 }
-                Wake::Status => self.acknowledge(false).await?,
+                Wake::Status => {
+                    self.acknowledge(false).await?;
+                    self.look_at_partitions().await?;
+                }
                 Wake::Report => self.report(),
                 Wake::Flush => self.send().await?,
                 Wake::Read(read) => {
@@ -455,7 +470,7 @@ impl Pump<'_> {
                         self.applier.apply(start, payload).map_err(|error| vec![broken_stream(&error)])?;
                     if let Step::SchemaChanged { table, relation } = step {
                         let message = payload.to_vec();
-                        self.follow(table, &relation).await?;
+                        self.follow(table, &relation, start).await?;
                         let again = self.applier.apply(start, &message);
                         let again = again.map_err(|error| vec![broken_stream(&error)])?;
                         if let Step::SchemaChanged { table, .. } = again {
@@ -488,7 +503,7 @@ impl Pump<'_> {
             {
                 let mut step = self.replayed(lsn, message, &commit)?;
                 if let Step::SchemaChanged { table, relation } = step {
-                    self.follow(table, &relation).await?;
+                    self.follow(table, &relation, lsn).await?;
                     step = self.replayed(lsn, message, &commit)?;
                     if let Step::SchemaChanged { table, .. } = step {
                         self.misfit(table).await?;
@@ -581,6 +596,7 @@ impl Pump<'_> {
                 // Rows of other tables that lack values go with what waited: the slot must not pass them, and what they lack may be overwritten by it.
                 self.make_room().await?;
             }
+            Step::Described(table) => self.recognise(table).await?,
             Step::Ignored | Step::Committed { .. } => {}
             Step::SetAside(tables) => self.set_aside(tables).await,
             Step::Forget { transaction, subtransaction } => self.spool.forget(transaction, subtransaction),
@@ -595,21 +611,126 @@ impl Pump<'_> {
                 for TableIndex(index) in tables {
                     self.truncate(index, lsn).await?;
                     self.changes += 1;
+                    if let Some(partitions) = self.partitions.get_mut(&index) {
+                        partitions.emptied();
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Lets a destination table follow its source, whose columns changed. Where it cannot, it is set aside.
-    async fn follow(&mut self, table: TableIndex, relation: &Relation) -> Result<(), Vec<Problem>> {
+    /// Asks the source whether a table that is described as it is known is still the same: a column that went and came again under its name is another one. A stream that is behind
+    /// the catalog may show this too early, but never without a cause.
+    async fn recognise(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
+        let definition = self.planned[table.0].definition.clone();
+        let session = self.take_catalog().await?;
+        let shape =
+            self.meanwhile(session.shape(definition.oid)).await?.map_err(|error| vec![classify(&error)])?;
+        self.catalog = Some(session);
+        // Columns come in the order of their numbers: in front of one that stayed the stream itself shows it.
+        let is_alive = |column: &SourceColumn| shape.columns.contains_key(&column.attribute);
+        let last = definition.columns.iter().rev().take_while(|column| !is_alive(column));
+        let is_same = |column: &SourceColumn, (name, oid, modifier): &(String, u32, i32)| {
+            (&column.name, column.type_oid, column.type_modifier) == (name, *oid, *modifier)
+        };
+        let again = last.filter(|column| shape.columns.values().any(|now| is_same(column, now)));
+        let reasons: Vec<String> = again
+            .map(|column| format!("column {:?} was dropped and added again under its name", column.name))
+            .collect();
+        if !reasons.is_empty() {
+            return self.give_up(table, source_schema_changed(&definition.name, &reasons)).await;
+        }
+        let planned = &mut self.planned[table.0];
+        let known = |(number, (name, oid, modifier)): (&i16, &(String, u32, i32))| {
+            planned.spec.excluded_columns.contains(name)
+                || planned.ignored.contains(name)
+                || definition.columns.iter().any(|column| {
+                    (column.attribute, column.type_oid, column.type_modifier) == (*number, *oid, *modifier)
+                })
+        };
+        // As it is known, it may have been rewritten; only the file of a later form tells how its columns came.
+        if definition.columns.iter().all(is_alive) && shape.columns.iter().all(known) {
+            planned.definition.file_node = shape.file_node;
+        }
+        if definition.file_node == 0 { self.look_at_partitions_of(table).await } else { Ok(()) }
+    }
+
+    /// Looks at the partitions of every partitioned table that is due.
+    async fn look_at_partitions(&mut self) -> Result<(), Vec<Problem>> {
+        let is_due = Instant::now() >= self.next_look;
+        if is_due {
+            self.next_look = Instant::now() + PARTITIONS;
+        }
+        for index in 0..self.planned.len() {
+            let doubted = self.partitions.get(&index).and_then(|partitions| partitions.doubted_at);
+            if self.planned[index].definition.file_node == 0
+                && self.applier.is_active(TableIndex(index))
+                && (is_due || doubted.is_some_and(|lsn| self.source >= lsn))
+            {
+                self.look_at_partitions_of(TableIndex(index)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether something happened to a table's partitions that the stream does not tell. The stream is given the time to explain it.
+    async fn look_at_partitions_of(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
+        let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+        let (oid, name) = {
+            let definition = &self.planned[table.0].definition;
+            (definition.oid, definition.name.clone())
+        };
+        let session = self.take_catalog().await?;
+        let Some(mut partitions) = self.partitions.remove(&table.0) else {
+            let partitions = Partitions::look(&session, oid).await.map_err(failed)?;
+            self.partitions.insert(table.0, partitions);
+            self.catalog = Some(session);
+            return Ok(());
+        };
+        let found = self.meanwhile(partitions.compare(&session, oid)).await?.map_err(failed)?;
+        if !found.is_empty() {
+            match partitions.doubted_at {
+                Some(lsn) if self.source >= lsn => {
+                    return self.give_up(table, partitions_changed(&name, &found)).await;
+                }
+                Some(_) => {}
+                None => partitions.doubted_at = Some(session.log_end().await.map_err(failed)?),
+            }
+            // Where an idle log ends is only said when it is asked for.
+            self.acknowledge(true).await?;
+        }
+        self.partitions.insert(table.0, partitions);
+        self.catalog = Some(session);
+        Ok(())
+    }
+
+    /// A session for questions, to be put back after use.
+    async fn take_catalog(&mut self) -> Result<Session, Vec<Problem>> {
+        match self.catalog.take().filter(|session| !session.is_closed()) {
+            Some(session) => Ok(session),
+            None => source::connect(&self.stream.spec).await,
+        }
+    }
+
+    /// Waits for something that may take long. PostgreSQL hears of us meanwhile.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Vec<Problem>> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
+            }
+        }
+    }
+
+    /// Lets a destination table follow its source, whose columns changed by the change at `lsn`. Where it cannot, it is set aside.
+    async fn follow(&mut self, table: TableIndex, relation: &Relation, lsn: Lsn) -> Result<(), Vec<Problem>> {
         self.arrive_all().await?;
-        let recorded = self.planned[table.0].definition.clone();
+        let planned = &mut self.planned[table.0];
+        let recorded = planned.ahead.take().map_or_else(|| planned.definition.clone(), |ahead| *ahead);
         let name = recorded.name.clone();
         let cannot = |reasons: &[String]| source_schema_changed(&name, reasons);
-        let Some(current) = source::current_columns(&self.stream.spec, &recorded).await? else {
-            return self.give_up(table, cannot(&["it is gone".to_owned()])).await;
-        };
         let columns: Vec<StreamColumn> = relation
             .columns
             .iter()
@@ -619,19 +740,55 @@ impl Pump<'_> {
                 type_modifier: column.type_modifier,
             })
             .collect();
+        if lsn < recorded.holds_from
+            && let Some((earlier, gone)) =
+                earlier_form(&recorded, &columns, &self.planned[table.0].spec.excluded_columns)
+        {
+            return self.go_back(table, recorded, &earlier, &gone).await;
+        }
+        let session = self.take_catalog().await?;
+        let partitions = self.partitions.remove(&table.0);
+        let current = source::current_table(&session, &recorded, partitions.as_ref());
+        let current = self.meanwhile(current).await??;
+        if partitions.is_some() {
+            let partitions = Partitions::look(&session, recorded.oid).await;
+            self.partitions.insert(table.0, partitions.map_err(|error| vec![classify(&error)])?);
+        }
+        self.catalog = Some(session);
+        let Some(source::CurrentTable { columns: current, file_node }) = current else {
+            return self.give_up(table, cannot(&["it is gone".to_owned()])).await;
+        };
         let table_spec = &self.planned[table.0].spec;
         let (excluded, sorting_key) = (table_spec.excluded_columns.clone(), table_spec.sorting_keys.clone());
         let policy = self.stream.spec.settings.schema_changes;
-        let evolution = match evolve(&recorded, &columns, &current, &excluded, &sorting_key, policy) {
+        let mut evolution = match evolve(&recorded, &columns, &current, &excluded, &sorting_key, policy) {
             Ok(evolution) => evolution,
             Err(reasons) => return self.give_up(table, cannot(&reasons)).await,
         };
+        if evolution.definition.columns != recorded.columns {
+            evolution.definition.holds_from = lsn;
+        }
+        // A catalog that is ahead has the file of a form that is yet to come.
+        let is_sent = |now: &CurrentColumn| {
+            let now = &now.column;
+            let same = |sent: &StreamColumn| {
+                sent.name == now.name
+                    && (sent.type_oid, sent.type_modifier) == (now.type_oid, now.type_modifier)
+            };
+            now.generated || excluded.contains(&now.name) || columns.iter().any(same)
+        };
+        if current.iter().all(is_sent) {
+            evolution.definition.file_node = file_node;
+        }
         let facts = self.stream.destination;
         let mut planned = tables::plan(&self.stream.spec, &evolution.definition, &self.destination, facts)?;
         planned.ignored = evolution.ignored;
         let mut patience = Patience::new(&name);
-        while let Err(error) = self.destination.alter_columns(&planned.target, &evolution.alterations).await {
-            if let Err(problem) = patience.wait(&error).await {
+        let destination = self.destination.clone();
+        loop {
+            let altered = destination.alter_columns(&planned.target, &evolution.alterations);
+            let Err(error) = self.meanwhile(altered).await? else { break };
+            if let Err(problem) = self.meanwhile(patience.wait(&error)).await? {
                 return match problem.recovery {
                     Recovery::Retry => Err(vec![problem]),
                     _ => self.give_up(table, problem).await,
@@ -650,6 +807,34 @@ impl Pump<'_> {
         if reopen {
             let message = "a new column needs the stream's values in text form";
             return Err(vec![Problem::transient("STREAM_REOPENED", message, "it is opened again by itself")]);
+        }
+        Ok(())
+    }
+
+    /// Takes in changes from before the form that is recorded, as after a crash: the destination has that form already.
+    async fn go_back(
+        &mut self,
+        table: TableIndex,
+        recorded: TableDefinition,
+        earlier: &TableDefinition,
+        gone: &[String],
+    ) -> Result<(), Vec<Problem>> {
+        let (spec, facts) = (&self.stream.spec, self.stream.destination);
+        let target = tables::plan(spec, &recorded, &self.destination, facts)?;
+        let mut planned = tables::plan(spec, earlier, &self.destination, facts)?;
+        for column in &mut planned.columns {
+            if let Some(now) = target.columns.iter().find(|now| now.name == column.name) {
+                column.target = now.target.clone();
+            }
+        }
+        planned.target.columns.clone_from(&planned.columns);
+        planned.ignored.clone_from(&self.planned[table.0].ignored);
+        planned.ahead = Some(Box::new(recorded));
+        tracing::info!(table.name = %earlier.name, "the stream sends changes from before the table's form");
+        let redefined = self.applier.redefine(table, planned.stream_table(), gone);
+        self.planned[table.0] = planned;
+        if let Err(problem) = redefined {
+            self.set_aside(vec![(table, *problem)]).await;
         }
         Ok(())
     }
@@ -742,7 +927,9 @@ impl Pump<'_> {
                 self.applier.supply_from_source(table, number, values);
             }
             self.applier.distrust_until(table, end);
-            let definition = &mut self.planned[table.0].definition;
+            let planned = &mut self.planned[table.0];
+            planned.definition.distrusted_until = planned.definition.distrusted_until.max(end);
+            let definition = planned.ahead.as_deref_mut().unwrap_or(&mut planned.definition);
             definition.distrusted_until = definition.distrusted_until.max(end);
             let definition = definition.clone();
             self.say(definition.name.clone(), Report::TableChanged(Box::new(definition))).await;
@@ -905,7 +1092,7 @@ impl Pump<'_> {
         tracing::info!("draining");
         self.arrive_all().await?;
         while !self.unacknowledged.is_empty() {
-            match signals.acknowledgements.recv().await {
+            match self.meanwhile(signals.acknowledgements.recv()).await? {
                 Some(table) => self.acknowledged(&table),
                 None => break,
             };

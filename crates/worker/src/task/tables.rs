@@ -15,6 +15,8 @@ pub(crate) struct PlannedTable {
     pub(crate) spec: TableSpec,
     /// Columns that appeared while the pipe ran and that its policy leaves out.
     pub(crate) ignored: Vec<String>,
+    /// The recorded form, while the stream is read again and sends changes from before it.
+    pub(crate) ahead: Option<Box<TableDefinition>>,
 }
 
 /// Plans one table; fails only where the specification does not name it, which the coordinator never sends.
@@ -60,6 +62,7 @@ pub(crate) fn plan(
         target,
         spec: table.clone(),
         ignored: Vec::new(),
+        ahead: None,
     })
 }
 
