@@ -197,3 +197,42 @@ async fn partitions_with_rows_that_come_and_go_set_their_table_aside() {
     stack.assert_equal("fine", &key).await;
     assert_eq!(set_aside(&stack).await.len(), 3);
 }
+
+/// Most memory that a process has had, in MiB.
+fn peak(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_updates_leave_out_fit_into_memory_and_their_keys_into_statements() {
+    const ROW: u64 = 24;
+    let mut stack = Stack::servers().await;
+    stack.start_coordinator(&[]).await;
+    stack.start_worker_with("one", &["--memory-budget", "32MiB"]).await;
+    let source = stack.source().await;
+    let setup = format!(
+        "CREATE TABLE heavy (id int PRIMARY KEY, n int, value bytea); ALTER TABLE heavy ALTER value SET STORAGE external;
+         INSERT INTO heavy SELECT g, 0, decode(repeat(md5(g::text), {ROW} * 65536), 'hex') FROM generate_series(1, 8) g;
+         CREATE TABLE long_keys (key text PRIMARY KEY, n int, value text); ALTER TABLE long_keys ALTER key SET STORAGE plain, ALTER value SET STORAGE external;
+         INSERT INTO long_keys SELECT (SELECT string_agg(md5((g * 1000 + n)::text), '') FROM generate_series(1, 81) n), 0, repeat(md5(g::text), 70)
+           FROM generate_series(1, 5000) g;"
+    );
+    source.batch_execute(&setup).await.unwrap();
+    stack.apply(&stack.write_pipe("losses", &entries(&["heavy", "long_keys"]), "")).await;
+    stack.wait_for("losses", "Running").await;
+    stack.caught_up("losses").await;
+    let worker = stack.fleet.workers[0].id();
+    let before = peak(&worker);
+    source.batch_execute("UPDATE heavy SET n = n + 1").await.unwrap();
+    stack.caught_up("losses").await;
+    let grown = peak(&worker) - before;
+    stack.assert_equal("heavy", &["id"]).await;
+    // One row at a time, some copies of it.
+    assert!(grown < 4 * ROW, "{grown} MiB more, {before} before");
+    source.batch_execute("UPDATE long_keys SET n = n + 1").await.unwrap();
+    stack.caught_up("losses").await;
+    stack.assert_equal("long_keys", &["key"]).await;
+    assert_eq!(set_aside(&stack).await, []);
+}

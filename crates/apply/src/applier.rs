@@ -347,8 +347,52 @@ impl Applier {
 
     /// What must be found in the destination, as it is when everything that was taken before has arrived.
     pub fn sought(&self) -> Vec<(TableIndex, Sought)> {
-        let sought = |index: &usize| Some((TableIndex(*index), self.tables[*index].sought()?));
-        self.completable().filter_map(sought).collect()
+        let tables = self.incomplete_tables().into_iter();
+        tables
+            .flat_map(|(table, chains)| {
+                self.sought_of(table, chains).into_iter().map(move |sought| (table, sought))
+            })
+            .collect()
+    }
+
+    /// Tables of which the next batch's rows wait for values, each with how many. Several versions of one row count once.
+    pub fn incomplete_tables(&self) -> Vec<(TableIndex, usize)> {
+        let counted = self.completable().map(|index| (TableIndex(*index), self.tables[*index].chains()));
+        counted.filter(|(_, chains)| *chains > 0).collect()
+    }
+
+    /// How many rows of one table wait for values, several versions of one row counted once.
+    pub fn sought_rows(&self, table: TableIndex) -> usize {
+        self.tables.get(table.0).map_or(0, Table::chains)
+    }
+
+    /// As [`Applier::sought`], of the first rows of one table.
+    pub fn sought_of(&self, table: TableIndex, rows: usize) -> Vec<Sought> {
+        self.tables.get(table.0).map_or_else(Vec::new, |table| table.sought(0..rows))
+    }
+
+    /// How many of a table's rows that wait, from the first, have no more than so many bytes together, told of places by their numbers; at least one.
+    pub fn portion(&self, table: TableIndex, sizes: &[(u64, u64)], most: u64) -> usize {
+        self.tables.get(table.0).map_or(0, |table| table.portion(sizes, most))
+    }
+
+    /// Completes the first rows of a table that wait, by themselves: what is left must not be sent before this block.
+    ///
+    /// # Errors
+    /// A row cannot be written. The table goes no further.
+    pub fn complete_first(
+        &mut self,
+        table: TableIndex,
+        rows: usize,
+        synced_at: Timestamp,
+    ) -> Result<Option<EncodedBlock>, Box<Problem>> {
+        let Some(held) = self.tables.get_mut(table.0) else { return Ok(None) };
+        let (written, count) = held.complete_first(rows, synced_at);
+        self.incomplete -= count;
+        if written.is_err() {
+            held.stream.active = false;
+        }
+        written.map(Some)
     }
 
     /// Tables whose rows go with the next batch.
@@ -365,8 +409,13 @@ impl Applier {
 
     /// Rows that the destination's answer does not complete, by number and newest place; to be looked for at the source.
     pub fn still_sought(&self) -> Vec<(TableIndex, Vec<SoughtRow>)> {
-        let sought = |index: &usize| (TableIndex(*index), self.tables[*index].still_sought());
+        let sought = |index: &usize| (TableIndex(*index), self.tables[*index].still_sought(usize::MAX));
         self.completable().map(sought).filter(|(_, rows)| !rows.is_empty()).collect()
+    }
+
+    /// As [`Applier::still_sought`], of the first rows of one table.
+    pub fn still_sought_of(&self, table: TableIndex, rows: usize) -> Vec<SoughtRow> {
+        self.tables.get(table.0).map_or_else(Vec::new, |table| table.still_sought(rows))
     }
 
     /// Takes in a row as the source has it. The caller must also tell [`Applier::distrust_until`].

@@ -172,37 +172,48 @@ impl Destination {
         }
     }
 
-    /// What the worker does before it sends a batch.
-    fn send(&mut self, applier: &mut Applier, source: &Model) {
-        if applier.is_incomplete() {
-            for (table, sought) in applier.sought() {
-                for place in native::rows(&sought.places) {
-                    let Some(row) = self.rows.get(&place.values[0]).filter(|row| !row.is_deleted) else {
-                        continue;
-                    };
-                    let columns = sought.columns.iter().map(|column| nullable_text(&row.values[*column]));
-                    let (version, is_deleted) = (row.version, row.is_deleted);
-                    let found = Found { version, is_deleted, values: columns.collect() };
-                    applier.supply(table, place.version, found);
-                }
+    /// What the worker does before it sends a batch. Rows are looked for in portions of `portion`, all but the last of which are sent before the others.
+    fn send(&mut self, applier: &mut Applier, source: &Model, portion: usize) {
+        for (table, mut waiting) in applier.incomplete_tables() {
+            while waiting > portion {
+                self.find(applier, table, portion, source);
+                let block = applier.complete_first(table, portion, Timestamp(0)).unwrap().unwrap();
+                native::rows(&block).into_iter().for_each(|row| self.insert(row));
+                waiting = applier.sought_rows(table);
             }
-            for (table, rows) in applier.still_sought() {
-                for (position, place) in rows {
-                    let millrace_mapping::Cell::Text(id) = place[0].lend() else { panic!("text was sent") };
-                    let id: u8 = std::str::from_utf8(id).expect("text").parse().expect("a number");
-                    let values = source.get(&id).map(|(name, note)| {
-                        [name, note].map(|value| Some(value.clone().into_bytes())).to_vec()
-                    });
-                    if let Some(values) = values {
-                        applier.supply_from_source(table, position, values);
-                    }
-                    applier.distrust_until(table, self.log_end);
-                    self.distrusted_until = self.log_end;
-                }
-            }
+            self.find(applier, table, waiting, source);
         }
         assert_eq!(applier.complete(), []);
         self.write(applier);
+    }
+
+    fn find(&mut self, applier: &mut Applier, table: TableIndex, waiting: usize, source: &Model) {
+        for sought in applier.sought_of(table, waiting) {
+            for place in native::rows(&sought.places) {
+                let Some(row) = self.rows.get(&place.values[0]).filter(|row| !row.is_deleted) else {
+                    continue;
+                };
+                let columns = sought.columns.iter().map(|column| nullable_text(&row.values[*column]));
+                let (version, is_deleted) = (row.version, row.is_deleted);
+                applier.supply(
+                    table,
+                    place.version,
+                    Found { version, is_deleted, values: columns.collect() },
+                );
+            }
+        }
+        for (position, place) in applier.still_sought_of(table, waiting) {
+            let millrace_mapping::Cell::Text(id) = place[0].lend() else { panic!("text was sent") };
+            let id: u8 = std::str::from_utf8(id).expect("text").parse().expect("a number");
+            let values = source
+                .get(&id)
+                .map(|(name, note)| [name, note].map(|value| Some(value.clone().into_bytes())).to_vec());
+            if let Some(values) = values {
+                applier.supply_from_source(table, position, values);
+            }
+            applier.distrust_until(table, self.log_end);
+            self.distrusted_until = self.log_end;
+        }
     }
 
     fn current(&self) -> Model {
@@ -234,7 +245,7 @@ fn applier(distrusted_until: Lsn) -> Applier {
 }
 
 /// Carries what the source has not forgotten; batches end where `takes` says, and after `crash` messages it begins anew.
-fn carry(log: &Log, takes: &[bool], crash: Option<usize>, destination: &mut Destination) {
+fn carry(log: &Log, takes: &[bool], crash: Option<usize>, portion: usize, destination: &mut Destination) {
     let mut session = applier(destination.distrusted_until);
     for table in [items(), others()] {
         let described = encode(&Message::from(Body::Relation(relation_of(&table))));
@@ -243,18 +254,18 @@ fn carry(log: &Log, takes: &[bool], crash: Option<usize>, destination: &mut Dest
     let from = destination.durable;
     for (number, (lsn, payload)) in log.messages.iter().enumerate().filter(|(_, (lsn, _))| *lsn > from) {
         if crash == Some(number) {
-            return carry(log, takes, None, destination);
+            return carry(log, takes, None, portion, destination);
         }
         match session.apply(*lsn, payload).expect("the session goes on") {
-            Step::Apart => destination.send(&mut session, &log.end),
+            Step::Apart => destination.send(&mut session, &log.end, portion),
             Step::SetAside(tables) => panic!("set aside: {tables:?}"),
             _ => {}
         }
         if takes.get(number % takes.len().max(1)).copied().unwrap_or(false) {
-            destination.send(&mut session, &log.end);
+            destination.send(&mut session, &log.end, portion);
         }
     }
-    destination.send(&mut session, &log.end);
+    destination.send(&mut session, &log.end, portion);
 }
 
 proptest! {
@@ -266,6 +277,7 @@ proptest! {
         takes in vec(prop::bool::weighted(0.15), 1..40),
         crash in prop::option::of(0..60usize),
         copied_after in 0..50usize,
+        portion in 1..4usize,
     ) {
         let log = log(&actions, copied_after);
         let log_end = Lsn(16 * (log.messages.len() as u64 + 1));
@@ -275,7 +287,7 @@ proptest! {
             let values = vec![id.to_string(), name.clone(), note.clone()];
             destination.insert(native::Row { version: 0, is_deleted: false, values });
         }
-        carry(&log, &takes, crash, &mut destination);
+        carry(&log, &takes, crash, portion, &mut destination);
         prop_assert_eq!(destination.current(), log.end);
     }
 }
@@ -315,6 +327,25 @@ fn what_waits_is_completed_before_the_first_row_of_another_table_that_lacks_valu
       others
         0/A0 + 2, c, kept
     ");
+}
+
+#[test]
+fn rows_are_looked_for_in_portions_that_fit() {
+    let columns = ["id text!", "name text", "note text"];
+    let mut scene = Scene::begun(vec![table(OID, "items", &columns, &["id"], ReplicaIdentity::Default)]);
+    let long = "k".repeat(600_000);
+    for id in 0..9 {
+        scene.update(OID, &format!("{id}{}, a, ~", if id > 4 { "" } else { &long }));
+    }
+    // The first of them does not stand apart any more.
+    scene.take();
+    let blocks = |scene: &Scene| -> Vec<usize> {
+        scene.applier.sought().iter().map(|(_, sought)| sought.places.rows).collect()
+    };
+    assert_eq!(blocks(&scene), [4, 5]);
+    let sizes: Vec<(u64, u64)> = (0..9).map(|number| (number, 10)).collect();
+    let portion = |most| scene.applier.portion(TableIndex(0), &sizes, most);
+    assert_eq!([portion(0), portion(25), portion(30), portion(1000)], [1, 2, 3, 9]);
 }
 
 #[test]

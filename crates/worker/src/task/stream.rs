@@ -14,7 +14,7 @@ use millrace_apply::problem::{partitions_changed, source_schema_changed};
 use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
 use millrace_clickhouse::Destination;
 use millrace_mapping::evolution::{CurrentColumn, StreamColumn, earlier_form, evolve};
-use millrace_mapping::{ChType, streams_as_binary};
+use millrace_mapping::{ChType, EncodedBlock, streams_as_binary};
 use millrace_model::spec::{TableEngine, TruncatePolicy};
 use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, Work};
 use millrace_model::{
@@ -152,6 +152,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         last_batch: None,
         insert_took: Duration::ZERO,
         incomplete_rows: FIRST_INCOMPLETE_ROWS,
+        largest: HashMap::new(),
         catalog: None,
         partitions: HashMap::new(),
         next_look: Instant::now(),
@@ -235,6 +236,8 @@ struct Pump<'a> {
     insert_took: Duration,
     /// Rows of a batch that may lack values: so many that what is found fits into a batch.
     incomplete_rows: usize,
+    /// Bytes of the largest row of a table that was looked for last.
+    largest: HashMap<TableIndex, u64>,
     /// A session at the source for questions about its catalog, once there was one.
     catalog: Option<Session>,
     /// Of partitioned tables.
@@ -878,63 +881,163 @@ impl Pump<'_> {
     /// Looks for the values that updates left out: in the destination as it was before this batch, then at the source.
     async fn find_values(&mut self) -> Result<(), Vec<Problem>> {
         self.arrive_sent().await?;
-        let (mut found_rows, mut found_bytes) = (0, 0);
-        for (table, sought) in self.applier.sought() {
-            let planned = &self.planned[table.0];
-            let columns = sought.columns.iter().map(|column| &planned.columns[*column]);
-            let columns: Vec<(&str, &ChType)> =
-                columns.map(|column| (column.name.as_str(), &column.target)).collect();
-            let target = &planned.target;
+        for (table, _) in self.applier.incomplete_tables() {
+            self.find_values_of(table).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for a table's values. Where they are more than fits into a batch, rows are completed and sent portion by portion; what is left goes with the batch.
+    async fn find_values_of(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
+        loop {
+            let waiting = self.applier.sought_rows(table);
+            let mut portion = self.portion(table, waiting).await?;
+            // Without memory for more it is one row at a time.
+            let memory = self.shared.budget.try_reserve(BATCH_BYTES as u64);
+            if memory.is_none() {
+                portion = portion.min(1);
+            }
+            if !self.find_in_destination(table, portion).await? {
+                continue;
+            }
+            portion = self.find_at_source(table, portion).await?;
+            if portion >= waiting {
+                if let Some(memory) = memory {
+                    self.reserved.merge(memory);
+                }
+                return Ok(());
+            }
+            match self.applier.complete_first(table, portion, now()) {
+                Ok(block) => {
+                    let blocks = block.filter(|block| block.rows > 0).map(|block| (table, block));
+                    let reserved = memory.unwrap_or_else(|| self.shared.budget.empty());
+                    self.send_blocks(blocks.into_iter().collect(), Lsn::ZERO, None, reserved);
+                }
+                Err(problem) => {
+                    self.set_aside(vec![(table, *problem)]).await;
+                    return Ok(());
+                }
+            }
+            self.arrive_sent().await?;
+        }
+    }
+
+    /// How many of a table's rows, from the first, can be looked for at a time.
+    async fn portion(&mut self, table: TableIndex, waiting: usize) -> Result<usize, Vec<Problem>> {
+        let most = BATCH_BYTES as u64;
+        if self.largest.get(&table).is_some_and(|largest| largest.saturating_mul(waiting as u64) <= most) {
+            return Ok(waiting);
+        }
+        let planned = &self.planned[table.0];
+        let (target, columns) = (planned.target.clone(), planned.columns.clone());
+        let destination = self.destination.clone();
+        let mut sizes = Vec::new();
+        for sought in self.applier.sought_of(table, waiting) {
+            let columns: Vec<&str> =
+                sought.columns.iter().map(|column| columns[*column].name.as_str()).collect();
             let mut patience = Patience::new(&target.source);
-            let rows = loop {
-                let rows = self.destination.current_rows(
+            sizes.extend(loop {
+                let asked = destination.current_sizes(
                     &target.table,
                     &target.metadata,
                     &sought.places,
                     &sought.place,
                     &columns,
                 );
-                match rows.await {
-                    Ok(rows) => break rows,
-                    Err(error) => patience.wait(&error).await.map_err(|problem| vec![problem])?,
+                match self.meanwhile(asked).await? {
+                    Ok(sizes) => break sizes,
+                    Err(error) => {
+                        self.meanwhile(patience.wait(&error)).await?.map_err(|problem| vec![problem])?;
+                    }
+                }
+            });
+        }
+        self.largest.insert(table, sizes.iter().map(|(_, size)| *size).max().unwrap_or(0));
+        Ok(self.applier.portion(table, &sizes, most))
+    }
+
+    /// Looks for a table's first rows in the destination. Where they are larger than was thought nothing is found.
+    async fn find_in_destination(&mut self, table: TableIndex, rows: usize) -> Result<bool, Vec<Problem>> {
+        let planned = &self.planned[table.0];
+        let (target, columns) = (planned.target.clone(), planned.columns.clone());
+        let destination = self.destination.clone();
+        // One row may be as large as it likes.
+        let limit = if rows > 1 { 2 * BATCH_BYTES } else { usize::MAX };
+        let (mut found_rows, mut found_bytes, mut largest) = (0, 0, 0);
+        for sought in self.applier.sought_of(table, rows) {
+            let columns: Vec<(&str, &ChType)> = sought
+                .columns
+                .iter()
+                .map(|column| (columns[*column].name.as_str(), &columns[*column].target))
+                .collect();
+            let mut patience = Patience::new(&target.source);
+            let found = loop {
+                let asked = destination.current_rows(
+                    &target.table,
+                    &target.metadata,
+                    &sought.places,
+                    &sought.place,
+                    &columns,
+                    limit.saturating_sub(found_bytes),
+                );
+                match self.meanwhile(asked).await? {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        self.meanwhile(patience.wait(&error)).await?.map_err(|problem| vec![problem])?;
+                    }
                 }
             };
-            for row in rows {
+            let Some(found) = found else {
+                self.largest.remove(&table);
+                return Ok(false);
+            };
+            for row in found {
                 found_rows += 1;
-                found_bytes += row.values.iter().map(Vec::len).sum::<usize>();
+                let bytes = row.values.iter().map(Vec::len).sum::<usize>();
+                found_bytes += bytes;
+                largest = largest.max(bytes as u64);
                 let found = Found { version: row.version, is_deleted: row.is_deleted, values: row.values };
                 self.applier.supply(table, row.ordinal, found);
             }
         }
+        self.largest.insert(table, largest);
         if let Some(each) = found_bytes.checked_div(found_rows) {
             self.incomplete_rows = (BATCH_BYTES / each.max(1)).clamp(1, INCOMPLETE_ROWS);
         }
-        let sought = self.applier.still_sought();
+        Ok(true)
+    }
+
+    /// Looks at the source for what the destination lacks of a table's first rows. Gives how many are done: fewer where their values are more than fits into a batch.
+    async fn find_at_source(&mut self, table: TableIndex, rows: usize) -> Result<usize, Vec<Problem>> {
+        let sought = self.applier.still_sought_of(table, rows);
         if sought.is_empty() {
-            return Ok(());
+            return Ok(rows);
         }
         let session = source::connect(&self.stream.spec).await?;
-        for (table, rows) in sought {
-            let mut found = Vec::new();
-            let stream_table = self.planned[table.0].stream_table();
-            for (number, place) in rows {
-                let values = source::find_row(&session, &stream_table, &place).await?;
-                found.extend(values.map(|values| (number, values)));
+        let stream_table = self.planned[table.0].stream_table();
+        let (mut found, mut bytes, mut done) = (Vec::new(), 0, rows);
+        for (number, place) in sought {
+            if bytes >= BATCH_BYTES {
+                done = number;
+                break;
             }
-            // Only now, so that it is not before what was read.
-            let end = session.log_end().await.map_err(|error| vec![classify(&error)])?;
-            for (number, values) in found {
-                self.applier.supply_from_source(table, number, values);
-            }
-            self.applier.distrust_until(table, end);
-            let planned = &mut self.planned[table.0];
-            planned.definition.distrusted_until = planned.definition.distrusted_until.max(end);
-            let definition = planned.ahead.as_deref_mut().unwrap_or(&mut planned.definition);
-            definition.distrusted_until = definition.distrusted_until.max(end);
-            let definition = definition.clone();
-            self.say(definition.name.clone(), Report::TableChanged(Box::new(definition))).await;
+            let values = self.meanwhile(source::find_row(&session, &stream_table, &place)).await??;
+            bytes += values.iter().flatten().flatten().map(Vec::len).sum::<usize>();
+            found.extend(values.map(|values| (number, values)));
         }
-        Ok(())
+        // Only now, so that it is not before what was read.
+        let end = session.log_end().await.map_err(|error| vec![classify(&error)])?;
+        for (number, values) in found {
+            self.applier.supply_from_source(table, number, values);
+        }
+        self.applier.distrust_until(table, end);
+        let planned = &mut self.planned[table.0];
+        planned.definition.distrusted_until = planned.definition.distrusted_until.max(end);
+        let definition = planned.ahead.as_deref_mut().unwrap_or(&mut planned.definition);
+        definition.distrusted_until = definition.distrusted_until.max(end);
+        let definition = definition.clone();
+        self.say(definition.name.clone(), Report::TableChanged(Box::new(definition))).await;
+        Ok(done)
     }
 
     async fn set_aside(&mut self, tables: Vec<(TableIndex, Problem)>) {
@@ -970,6 +1073,17 @@ impl Pump<'_> {
             return;
         }
         let reserved = std::mem::replace(&mut self.reserved, self.shared.budget.empty());
+        self.send_blocks(blocks, committed, commits.map(|commits| commits.newest), reserved);
+    }
+
+    /// Sends blocks as one batch.
+    fn send_blocks(
+        &mut self,
+        blocks: Vec<(TableIndex, EncodedBlock)>,
+        committed: Lsn,
+        newest_commit: Option<Timestamp>,
+        reserved: Reservation,
+    ) {
         let number = self.next_batch;
         self.next_batch += 1;
         self.last_batch = Some(Instant::now());
@@ -1004,7 +1118,6 @@ impl Pump<'_> {
             }
             .instrument(span),
         );
-        let newest_commit = commits.map(|commits| commits.newest);
         self.batches.push_back(Sent { number, committed, newest_commit, arrived: false });
     }
 
