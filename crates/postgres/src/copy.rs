@@ -33,6 +33,16 @@ enum Phase {
     Ending,
 }
 
+/// Where a table's rows stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the file that was measured.
+    Same,
+    /// In another, of which the snapshot sees nothing: the table was truncated, or a statement has written all its rows anew, which hides them from older snapshots. See
+    /// [`Session::was_truncated`](crate::Session::was_truncated).
+    Hidden,
+}
+
 /// A session that copies one range after another.
 #[derive(Debug)]
 pub struct CopyReader {
@@ -64,39 +74,25 @@ impl CopyReader {
     /// Checks that ranges of the definition's pages still mean what they meant when the table was measured, and holds the table in place until the
     /// transaction ends: whatever rewrites it (VACUUM FULL, CLUSTER, most changes of a type) must wait for the lock that reading takes.
     ///
-    /// A table whose file is another one and that shows no row under the snapshot may have been truncated. Where the changes since are `streamed` that is fine: there is nothing
-    /// to miss, and the stream brings the truncation. A statement that rewrites the rows (`ALTER TABLE`) hides them all from the snapshot just so, yet sends none of them. Unlike
-    /// a truncation it leaves its mark on the table's columns, or has none of the rows that it wrote left.
-    ///
     /// # Errors
     /// [`Error::Rewritten`], or the statement fails.
-    pub async fn hold_in_place(&mut self, definition: &TableDefinition, streamed: bool) -> Result<(), Error> {
+    pub async fn hold_in_place(&mut self, definition: &TableDefinition) -> Result<Place, Error> {
         if definition.file_node == 0 {
-            return Ok(());
+            return Ok(Place::Same);
         }
         let table = quote_table(&definition.name);
-        let oid = definition.oid;
         // LIMIT 0 reads nothing; naming the table takes the lock, before the function looks.
-        let sql = format!("SELECT pg_relation_filenode({oid}), (SELECT 1 FROM ONLY {table} LIMIT 0)");
+        let sql =
+            format!("SELECT pg_relation_filenode({}), (SELECT 1 FROM ONLY {table} LIMIT 0)", definition.oid);
         let rows = self.wire.simple_query(Step::FindFile, &sql).await?;
         let found = rows.first().and_then(|row| row.first()).cloned().flatten();
         if found == Some(definition.file_node.to_string()) {
-            return Ok(());
+            return Ok(Place::Same);
         }
-        if !streamed {
-            return Err(Error::Rewritten);
-        }
-        // The catalogs are read under the snapshot too, where a row that was replaced since shows by whom; privileges are looked up as they are now, and are NULL for a column
-        // that is not there.
-        let sql = format!(
-            "SELECT NOT EXISTS (SELECT 1 FROM ONLY {table}) AND (pg_relation_size({oid}) = 0 OR \
-               NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = {oid} AND xmax::text <> '0') \
-               AND NOT EXISTS (SELECT FROM pg_attrdef WHERE adrelid = {oid} AND xmax::text <> '0') \
-               AND (SELECT has_column_privilege(oid, (relnatts + 1)::int2, 'SELECT') IS NULL FROM pg_class WHERE oid = {oid}))"
-        );
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM ONLY {table})");
         let rows = self.wire.simple_query(Step::FindFile, &sql).await?;
         match rows.first().and_then(|row| row.first()).cloned().flatten().as_deref() {
-            Some("t") => Ok(()),
+            Some("f") => Ok(Place::Hidden),
             _ => Err(Error::Rewritten),
         }
     }

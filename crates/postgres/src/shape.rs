@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use millrace_model::TableName;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use crate::error::Error;
 use crate::quoting::{quote_identifier, quote_table};
@@ -73,12 +75,29 @@ impl Session {
         let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE num_nulls({name}) = 0)");
         self.run(what, "SET statement_timeout = '5s'").await?;
         let found = self.rows(what, &sql, &[]).await;
-        self.run(what, "SET statement_timeout = 0").await?;
+        self.run(what, "RESET statement_timeout").await?;
         match found {
             Ok(rows) => column(&rows, what),
             Err(Error::Refused { source, .. }) if source.code == QUERY_CANCELED => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a table whose file is another one was truncated, rather than rewritten: all rows in it came after its last alteration. A statement that writes rows anew alters the
+    /// table after that. In doubt the answer is no.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn was_truncated(&self, oid: u32, table: &TableName) -> Result<bool, Error> {
+        let what = "to tell whether a table was truncated";
+        let sql = format!(
+            "SELECT count(*) = 1 AND NOT EXISTS (SELECT 1 FROM ONLY {} AS held CROSS JOIN \
+               (SELECT xmin AS transaction, cmin::text::bigint AS command FROM pg_class WHERE oid = $1::oid) AS altered \
+             WHERE age(held.xmin) > age(altered.transaction) \
+               OR held.xmin = altered.transaction AND held.cmin::text::bigint <= altered.command) FROM pg_class WHERE oid = $1::oid",
+            quote_table(table)
+        );
+        column(&self.rows(what, &sql, &[&oid]).await?, what)
     }
 
     /// The partitions of a partitioned table that hold rows themselves, by their oids.
@@ -96,7 +115,7 @@ impl Session {
                    ) AS joined \
                    WHERE tree.isleaf AND c.relkind = 'r'";
         let mut leaves = BTreeMap::new();
-        for row in &self.rows(what, sql, &[&oid]).await? {
+        for row in &self.unlocked_rows(what, sql, &[&oid]).await? {
             let moment = |at| -> Result<Moment, Error> {
                 Ok(Moment { transaction: get(row, at, what)?, command: get(row, at + 1, what)? })
             };
@@ -110,6 +129,19 @@ impl Session {
             leaves.insert(get(row, 0, what)?, leaf);
         }
         Ok(leaves)
+    }
+
+    /// Rows of a statement that does not wait for whoever alters a table.
+    async fn unlocked_rows(
+        &self,
+        what: &'static str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        self.run(what, "SET lock_timeout = '1s'").await?;
+        let rows = self.rows(what, sql, parameters).await;
+        self.run(what, "RESET lock_timeout").await?;
+        rows
     }
 
     /// Whether a partition held rows when it became part of its tree. Yes where that cannot be told.
@@ -138,7 +170,7 @@ impl Session {
             moment.command,
             transaction = moment.transaction,
         );
-        match self.rows(what, &sql, &[]).await {
+        match self.unlocked_rows(what, &sql, &[]).await {
             Ok(rows) => column(&rows, what).map(Some),
             // No right to read it, or it went away meanwhile.
             Err(Error::Refused { .. }) => Ok(None),
