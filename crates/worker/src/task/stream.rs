@@ -686,12 +686,13 @@ impl Pump<'_> {
         };
         let session = self.take_catalog().await?;
         let Some(mut partitions) = self.partitions.remove(&table.0) else {
-            let partitions = Partitions::look(&session, oid).await.map_err(failed)?;
-            self.partitions.insert(table.0, partitions);
+            let partitions = Partitions::look(&session, oid).await;
+            self.partitions.extend(unless_locked(partitions)?.map(|partitions| (table.0, partitions)));
             self.catalog = Some(session);
             return Ok(());
         };
-        let found = self.meanwhile(partitions.compare(&session, oid)).await?.map_err(failed)?;
+        let found = self.meanwhile(partitions.compare(&session, oid)).await?;
+        let found = unless_locked(found)?.unwrap_or_default();
         if !found.is_empty() {
             match partitions.doubted_at {
                 Some(lsn) if self.source >= lsn => {
@@ -755,7 +756,7 @@ impl Pump<'_> {
         let current = self.meanwhile(current).await??;
         if partitions.is_some() {
             let partitions = Partitions::look(&session, recorded.oid).await;
-            self.partitions.insert(table.0, partitions.map_err(|error| vec![classify(&error)])?);
+            self.partitions.extend(unless_locked(partitions)?.map(|partitions| (table.0, partitions)));
         }
         self.catalog = Some(session);
         let Some(source::CurrentTable { columns: current, file_node }) = current else {
@@ -1218,6 +1219,17 @@ impl Pump<'_> {
             None => self.advance_slot().await?,
         }
         Ok(Outcome::Drained { durable })
+    }
+}
+
+/// Nothing where somebody alters what was asked for: it is asked for again before long.
+fn unless_locked<T>(asked: Result<T, millrace_postgres::Error>) -> Result<Option<T>, Vec<Problem>> {
+    match asked {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) => match classify(&error) {
+            problem if problem.code == "SOURCE_LOCKED" => Ok(None),
+            problem => Err(vec![problem]),
+        },
     }
 }
 
