@@ -14,6 +14,7 @@ mod in_progress;
 mod isolation;
 mod life;
 mod load;
+mod losses;
 mod modes;
 mod partitions;
 mod refusal;

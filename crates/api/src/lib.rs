@@ -29,7 +29,13 @@ pub use violation::{ProtocolError, Violation};
 /// The generated code, for service traits, clients and the messages that only pass through.
 ///
 /// Everything the model has a word for leaves this crate as the model's type.
-#[allow(missing_docs, unreachable_pub, clippy::large_futures, clippy::doc_markdown)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::large_futures,
+    clippy::large_enum_variant,
+    clippy::doc_markdown
+)]
 pub mod proto {
     pub mod pipe {
         pub mod v1 {

@@ -100,6 +100,7 @@ fn definition() -> TableDefinition {
         retired: Vec::new(),
         partitions: vec![Partition { oid: 16_400, linked_by: u32::MAX }],
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -145,6 +145,7 @@ fn table() -> StreamTable {
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     };
     let options = MappingOptions { allow_nullable_columns: true, time64: true };
     StreamTable {

@@ -45,6 +45,10 @@ pub struct Applier {
     bytes: usize,
     /// Rows that lack values.
     incomplete: usize,
+    /// Tables whose first row that lacks values came just now: that row does not go with what waited before it.
+    apart: Vec<usize>,
+    /// Where `committed` stood when the oldest row came that lacks values.
+    complete_to: Lsn,
     changes: u64,
     commits: Option<CommitTimes>,
 }
@@ -54,9 +58,12 @@ pub struct Applier {
 pub enum Step {
     /// A change was turned into rows that wait for [`Applier::take`].
     Buffered,
-    /// As `Buffered`, but what waited before must be taken and sent as a batch of its own first: the change lacks a value, which
-    /// may stand in there, and is kept apart until [`Applier::complete`].
+    /// As `Buffered`, but what waited before must be completed, taken and sent as a batch of its own first: the change lacks a value, which
+    /// may stand in there, and is kept apart until the next [`Applier::take`].
     Apart,
+    /// A table was described, as it is known. That a column went and another came under its name in its stead the stream does not tell: the caller asks the source before
+    /// it gives the next message.
+    Described(TableIndex),
     /// Nothing to do: the message only informs, or concerns a table that is not carried.
     Ignored,
     /// A transaction ended. [`Applier::committed`] has moved to `end`.
@@ -117,7 +124,7 @@ pub type SoughtRow = (usize, Vec<OwnedCell>);
 pub struct Batch {
     /// At most one block a table, rows in the order of their changes.
     pub blocks: Vec<(TableIndex, EncodedBlock)>,
-    /// Every change of a transaction whose commit ends at or before this is in this batch or an earlier one.
+    /// Every change of a transaction whose commit ends at or before this is in this batch or an earlier one: no row that still waits for values is.
     pub committed: Lsn,
     /// When the transactions with changes in this batch committed; `None` where there are none.
     pub commits: Option<CommitTimes>,
@@ -204,6 +211,8 @@ impl Applier {
             rows: 0,
             bytes: 0,
             incomplete: 0,
+            apart: Vec::new(),
+            complete_to: Lsn::ZERO,
             changes: 0,
             commits: None,
         }
@@ -321,9 +330,10 @@ impl Applier {
         });
         self.rows = rows;
         self.bytes = bytes;
+        self.apart.clear();
         Batch {
             blocks,
-            committed: self.committed,
+            committed: if self.incomplete > 0 { self.complete_to } else { self.committed },
             commits: self.commits.take(),
             changes: std::mem::take(&mut self.changes),
         }
@@ -334,15 +344,64 @@ impl Applier {
         self.incomplete
     }
 
-    /// Whether rows wait for values from outside of the batch.
+    /// Whether rows of the next batch wait for values from outside of it.
     pub fn is_incomplete(&self) -> bool {
-        self.incomplete > 0
+        self.incomplete > self.apart.len()
     }
 
     /// What must be found in the destination, as it is when everything that was taken before has arrived.
     pub fn sought(&self) -> Vec<(TableIndex, Sought)> {
-        let sought = |index: &usize| Some((TableIndex(*index), self.tables[*index].sought()?));
-        self.waiting.iter().filter_map(sought).collect()
+        let tables = self.incomplete_tables().into_iter();
+        tables
+            .flat_map(|(table, chains)| {
+                self.sought_of(table, chains).into_iter().map(move |sought| (table, sought))
+            })
+            .collect()
+    }
+
+    /// Tables of which the next batch's rows wait for values, each with how many. Several versions of one row count once.
+    pub fn incomplete_tables(&self) -> Vec<(TableIndex, usize)> {
+        let counted = self.completable().map(|index| (TableIndex(*index), self.tables[*index].chains()));
+        counted.filter(|(_, chains)| *chains > 0).collect()
+    }
+
+    /// How many rows of one table wait for values, several versions of one row counted once.
+    pub fn sought_rows(&self, table: TableIndex) -> usize {
+        self.tables.get(table.0).map_or(0, Table::chains)
+    }
+
+    /// As [`Applier::sought`], of the first rows of one table.
+    pub fn sought_of(&self, table: TableIndex, rows: usize) -> Vec<Sought> {
+        self.tables.get(table.0).map_or_else(Vec::new, |table| table.sought(0..rows))
+    }
+
+    /// How many of a table's rows that wait, from the first, have no more than so many bytes together, told of places by their numbers; at least one.
+    pub fn portion(&self, table: TableIndex, sizes: &[(u64, u64)], most: u64) -> usize {
+        self.tables.get(table.0).map_or(0, |table| table.portion(sizes, most))
+    }
+
+    /// Completes the first rows of a table that wait, by themselves: what is left must not be sent before this block.
+    ///
+    /// # Errors
+    /// A row cannot be written. The table goes no further.
+    pub fn complete_first(
+        &mut self,
+        table: TableIndex,
+        rows: usize,
+        synced_at: Timestamp,
+    ) -> Result<Option<EncodedBlock>, Box<Problem>> {
+        let Some(held) = self.tables.get_mut(table.0) else { return Ok(None) };
+        let (written, count) = held.complete_first(rows, synced_at);
+        self.incomplete -= count;
+        if written.is_err() {
+            held.stream.active = false;
+        }
+        written.map(Some)
+    }
+
+    /// Tables whose rows go with the next batch.
+    fn completable(&self) -> impl Iterator<Item = &usize> {
+        self.waiting.iter().filter(|index| !self.apart.contains(index))
     }
 
     /// Takes in what the destination has at a place, by its number in [`Sought::places`].
@@ -354,8 +413,13 @@ impl Applier {
 
     /// Rows that the destination's answer does not complete, by number and newest place; to be looked for at the source.
     pub fn still_sought(&self) -> Vec<(TableIndex, Vec<SoughtRow>)> {
-        let sought = |index: &usize| (TableIndex(*index), self.tables[*index].still_sought());
-        self.waiting.iter().map(sought).filter(|(_, rows)| !rows.is_empty()).collect()
+        let sought = |index: &usize| (TableIndex(*index), self.tables[*index].still_sought(usize::MAX));
+        self.completable().map(sought).filter(|(_, rows)| !rows.is_empty()).collect()
+    }
+
+    /// As [`Applier::still_sought`], of the first rows of one table.
+    pub fn still_sought_of(&self, table: TableIndex, rows: usize) -> Vec<SoughtRow> {
+        self.tables.get(table.0).map_or_else(Vec::new, |table| table.still_sought(rows))
     }
 
     /// Takes in a row as the source has it. The caller must also tell [`Applier::distrust_until`].
@@ -375,9 +439,11 @@ impl Applier {
 
     /// Writes the rows that waited for values. Tables of which a row cannot be written go no further.
     pub fn complete(&mut self) -> Vec<(TableIndex, Problem)> {
-        self.incomplete = 0;
+        // What is left came a moment ago.
+        self.incomplete = self.apart.len();
+        self.complete_to = self.committed;
         let mut broken = Vec::new();
-        for index in &self.waiting {
+        for index in self.waiting.iter().filter(|index| !self.apart.contains(index)) {
             let table = &mut self.tables[*index];
             let was_used = table.is_incomplete();
             if let Err(problem) = table.complete() {
@@ -429,7 +495,8 @@ impl Applier {
         left_out: &[String],
     ) -> Result<(), Box<Problem>> {
         let Some(held) = self.tables.get_mut(table.0) else { return Ok(()) };
-        *held = Table::new(stream, &self.metadata);
+        let already = std::mem::take(&mut held.stream.held);
+        *held = Table::new(StreamTable { held: already, ..stream }, &self.metadata);
         for binding in &mut self.bindings.list {
             let relation = &binding.relation;
             let Some(lane) = binding.lanes.iter_mut().find(|lane| lane.index == table.0) else { continue };
@@ -551,7 +618,12 @@ impl Applier {
                     continue;
                 }
             };
-            self.incomplete += usize::from(written != Written::Whole);
+            if written != Written::Whole {
+                if self.incomplete == 0 {
+                    self.complete_to = self.committed;
+                }
+                self.incomplete += 1;
+            }
             self.changes += 1;
             let commits = self
                 .commits
@@ -559,6 +631,7 @@ impl Applier {
             commits.oldest = commits.oldest.min(open.commit_time);
             commits.newest = commits.newest.max(open.commit_time);
             if written == Written::FirstIncomplete {
+                self.apart.push(lane.index);
                 step = Step::Apart;
             } else if step == Step::Ignored {
                 step = Step::Buffered;
@@ -571,6 +644,7 @@ impl Applier {
     /// name of another shows in one of the two.
     fn relation(&mut self, relation: &Relation) -> Step {
         let mut lanes = Vec::new();
+        let mut described = Step::Ignored;
         let mut refused = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
             if !table.stream.active {
@@ -578,7 +652,12 @@ impl Applier {
             }
             match Lane::new(index, relation, &table.stream) {
                 None => {}
-                Some(Ok(lane)) => lanes.push(lane),
+                Some(Ok(lane)) => {
+                    if lane.layout.is_some() {
+                        described = Step::Described(TableIndex(index));
+                    }
+                    lanes.push(lane);
+                }
                 Some(Err(problem)) => {
                     table.stream.active = false;
                     refused.push((TableIndex(index), *problem));
@@ -586,7 +665,7 @@ impl Applier {
             }
         }
         self.bindings.insert(relation.oid, Binding { relation: Box::new(relation.clone()), lanes });
-        if refused.is_empty() { Step::Ignored } else { Step::SetAside(refused) }
+        if refused.is_empty() { described } else { Step::SetAside(refused) }
     }
 
     fn truncate(&self, lsn: Lsn, kind: &'static str, truncate: Truncate<'_>) -> Result<Step, ApplyError> {

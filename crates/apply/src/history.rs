@@ -139,6 +139,13 @@ pub(crate) struct IncompleteRow {
     pub(crate) place: usize,
 }
 
+impl IncompleteRow {
+    pub(crate) fn bytes(&self) -> usize {
+        let held = self.cells.iter().chain(self.tombstone.iter().flatten()).flatten();
+        held.map(OwnedCell::bytes).sum()
+    }
+}
+
 /// The incomplete versions of one row in this batch: all lack values of the version before the first of them.
 #[derive(Debug)]
 pub(crate) struct Chain {

@@ -44,6 +44,16 @@ pub fn source_schema_changed(table: &TableName, changes: &[String]) -> Problem {
     .of_table(table)
 }
 
+/// Partitions came, went or were emptied in a way that the stream does not tell; each change is a sentence's part.
+pub fn partitions_changed(table: &TableName, changes: &[String]) -> Problem {
+    Problem::operator(
+        "PARTITIONS_CHANGED",
+        changes.join("; "),
+        "copy the table anew; attach partitions while they are empty, and delete rows before a partition is detached or dropped",
+    )
+    .of_table(table)
+}
+
 /// Destination columns that the stream never carries.
 pub(crate) fn generated_columns_not_streamed(table: &TableName, columns: &[&str]) -> Problem {
     Problem::operator(

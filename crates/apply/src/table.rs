@@ -1,6 +1,8 @@
 //! One destination table: what was recorded of it and the rows that wait for it.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use millrace_mapping::{self as mapping, BlockBuilder, ColumnPlan, EncodedBlock, RowError};
 use millrace_model::spec::MetadataColumns;
@@ -13,6 +15,9 @@ use crate::history::{
 };
 use crate::layout::{CellPlace, Layout};
 use crate::problem;
+
+/// Places that are looked for at a time are no longer than this together, one place excepted: a statement holds them.
+const SOUGHT_BYTES: usize = 2 << 20;
 
 /// A table of the stream as it was recorded when the pipe was set up.
 #[derive(Debug, Clone)]
@@ -268,10 +273,10 @@ impl Table {
             places.push(sought(&new_place));
             places.len() - 1
         });
-        let held = cells.iter().chain(tombstone.iter().flatten()).flatten();
-        self.incomplete_bytes += held.map(OwnedCell::bytes).sum::<usize>();
         let moved = tombstone.is_some().then_some(old_place);
-        self.incomplete.push(IncompleteRow { lsn, cells, tombstone, chain, place });
+        let row = IncompleteRow { lsn, cells, tombstone, chain, place };
+        self.incomplete_bytes += row.bytes();
+        self.incomplete.push(row);
         self.note(moved, new_place, Newest::Incomplete(self.incomplete.len() - 1));
         Ok(if first { Written::FirstIncomplete } else { Written::Incomplete })
     }
@@ -347,29 +352,64 @@ impl Table {
         appended.map_err(|error| self.explain(&Fault::Row(error), layout, row, None))
     }
 
-    /// Places of which the destination must tell the rows; `None` where there are none. Their numbers stand in the block's version
-    /// column.
-    pub(crate) fn sought(&self) -> Option<Sought> {
-        if self.chains.is_empty() {
-            return None;
+    /// Rows that wait for values from outside of the batch, several versions of one row as one.
+    pub(crate) fn chains(&self) -> usize {
+        self.chains.len()
+    }
+
+    /// Places of which the destination must tell the rows, those of some chains, cut so that they fit into statements. Their numbers stand in the blocks' version column.
+    pub(crate) fn sought(&self, chains: Range<usize>) -> Vec<Sought> {
+        let mut first = chains.start;
+        let mut sought = Vec::new();
+        while first < chains.end.min(self.chains.len()) {
+            let (places, end) = self.sought_from(first, chains.end);
+            sought.push(places);
+            first = end;
         }
+        sought
+    }
+
+    fn sought_from(&self, first: usize, end: usize) -> (Sought, usize) {
         let columns: Vec<ColumnPlan> =
             self.place_columns.iter().map(|column| self.stream.columns[*column].clone()).collect();
         let mut places = BlockBuilder::new(&columns, &self.metadata);
-        for (number, place) in (0..).zip(self.chains.iter().flat_map(|chain| &chain.places)) {
-            // A place that the destination cannot hold is found nowhere.
-            let mut cells = place.values.iter().enumerate();
-            let appended = cells.try_for_each(|(column, cell)| places.append_cell(column, cell.lend()));
-            match appended {
-                Ok(()) => drop(places.end_row(number, false)),
-                Err(_) => places.abandon_row(),
+        let before: usize = self.chains[..first].iter().map(|chain| chain.places.len()).sum();
+        let mut numbers = before as u64..;
+        let mut next = first;
+        for chain in self.chains.iter().take(end).skip(first) {
+            for (place, number) in chain.places.iter().zip(numbers.by_ref()) {
+                // A place that the destination cannot hold is found nowhere.
+                let mut cells = place.values.iter().enumerate();
+                let appended = cells.try_for_each(|(column, cell)| places.append_cell(column, cell.lend()));
+                match appended {
+                    Ok(()) => drop(places.end_row(number, false)),
+                    Err(_) => places.abandon_row(),
+                }
+            }
+            next += 1;
+            if places.bytes() >= SOUGHT_BYTES {
+                break;
             }
         }
-        Some(Sought {
+        let sought = Sought {
             places: places.finish(Timestamp(0)),
             place: columns.into_iter().map(|column| column.name).collect(),
             columns: self.long_columns.clone(),
-        })
+        };
+        (sought, next)
+    }
+
+    /// How many chains, from the first, have values of no more than so many bytes together, as told of their places; at least one.
+    pub(crate) fn portion(&self, sizes: &[(u64, u64)], most: u64) -> usize {
+        let sizes: HashMap<u64, u64> = sizes.iter().copied().collect();
+        let mut numbers = 0u64..;
+        let mut total = 0u64;
+        let fits = |chain: &&Chain| {
+            let numbers = numbers.by_ref().take(chain.places.len());
+            total = total.saturating_add(numbers.filter_map(|number| sizes.get(&number)).sum());
+            total <= most
+        };
+        self.chains.iter().take_while(fits).count().max(1)
     }
 
     /// Whether the destination holds the rows of a change already, as it may after a crash.
@@ -392,13 +432,13 @@ impl Table {
     }
 
     /// Rows that the destination's answer does not complete, by their newest places; to be looked for at the source.
-    pub(crate) fn still_sought(&self) -> Vec<(usize, PlaceValues)> {
+    pub(crate) fn still_sought(&self, chains: usize) -> Vec<(usize, PlaceValues)> {
         let unresolved = |chain: &usize| resolve(&self.chains[*chain], &self.rows_of(*chain)).1;
         let newest = |chain: usize| {
             let last = self.rows_of(chain).last().map_or(0, |(_, place)| *place);
             (chain, self.chains[chain].places[last].values.clone())
         };
-        (0..self.chains.len()).filter(unresolved).map(newest).collect()
+        (0..self.chains.len().min(chains)).filter(unresolved).map(newest).collect()
     }
 
     /// Takes in a row as the source has it.
@@ -411,6 +451,29 @@ impl Table {
     fn rows_of(&self, chain: usize) -> Vec<(Lsn, usize)> {
         let rows = self.incomplete.iter().filter(|row| row.chain == chain);
         rows.map(|row| (row.lsn, row.place)).collect()
+    }
+
+    /// Encodes the rows of the first chains by themselves. They come before the others of the batch, which may be of the same places. Gives their number too.
+    pub(crate) fn complete_first(
+        &mut self,
+        chains: usize,
+        synced_at: Timestamp,
+    ) -> (Result<EncodedBlock, Box<Problem>>, usize) {
+        let block = BlockBuilder::new(&self.stream.columns, &self.metadata);
+        let block_of_others = std::mem::replace(&mut self.builder, block);
+        let later_chains = self.chains.split_off(chains.min(self.chains.len()));
+        let rows = std::mem::take(&mut self.incomplete);
+        let (first, mut later): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.chain < chains);
+        let count = first.len();
+        self.incomplete = first;
+        let written = self.complete();
+        for row in &mut later {
+            row.chain -= chains;
+        }
+        self.incomplete_bytes = later.iter().map(IncompleteRow::bytes).sum();
+        (self.chains, self.incomplete) = (later_chains, later);
+        let mut block = std::mem::replace(&mut self.builder, block_of_others);
+        (written.map(|()| block.finish(synced_at)), count)
     }
 
     /// Writes the rows that waited, in their order, as far as their values are known.

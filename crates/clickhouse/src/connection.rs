@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use clickhouse::{Client, RowOwned, RowRead};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -155,6 +155,28 @@ impl Connection {
     /// Runs a statement and gives its answer in the format, whole.
     pub(crate) async fn bytes(&self, sql: &str, format: &str, timeout: Duration) -> Result<Bytes, Failure> {
         let exchange = async { self.client.query_raw(sql).fetch_bytes(format)?.collect().await };
+        within(timeout, exchange).await
+    }
+
+    /// As [`Connection::bytes`], but gives up an answer that grows beyond a limit: `None`.
+    pub(crate) async fn bytes_within(
+        &self,
+        sql: &str,
+        format: &str,
+        timeout: Duration,
+        limit: usize,
+    ) -> Result<Option<Bytes>, Failure> {
+        let exchange = async {
+            let mut cursor = self.client.query_raw(sql).fetch_bytes(format)?;
+            let mut answer = BytesMut::new();
+            while let Some(piece) = cursor.next().await? {
+                if answer.len() + piece.len() > limit {
+                    return Ok(None);
+                }
+                answer.extend_from_slice(&piece);
+            }
+            Ok(Some(answer.freeze()))
+        };
         within(timeout, exchange).await
     }
 

@@ -26,7 +26,8 @@ impl Destination {
     /// The newest version of each key's row, tombstones included; keys without a row are absent.
     ///
     /// `keys` holds one row a key, with the columns `key` and the metadata columns; its version column numbers the keys. They
-    /// travel inside of the statement, so give at most some thousand. The answer is held in memory as a whole.
+    /// travel inside of the statement, twice as long as they are: give at most some MiB. The answer is held in memory as a whole; one larger than `limit` bytes is given up, which
+    /// is `None`.
     ///
     /// Sees every insert that was answered before; on replicated tables the server is asked for that.
     pub async fn current_rows(
@@ -36,14 +37,17 @@ impl Destination {
         keys: &EncodedBlock,
         key: &[String],
         columns: &[(&str, &ChType)],
-    ) -> Result<Vec<CurrentRow>, Error> {
+        limit: usize,
+    ) -> Result<Option<Vec<CurrentRow>>, Error> {
         if keys.rows == 0 {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let failed = |source| Error::LookUp { table: table.clone(), source };
-        let sql = statement(table, metadata, keys, key, columns);
+        let values: Vec<String> = columns.iter().map(|(name, _)| quote_identifier(name)).collect();
+        let sql = statement(table, metadata, keys, key, &values);
         let timeout = self.connection.options.table_timeout;
-        let answer = self.connection.bytes(&sql, "RowBinary", timeout).await.map_err(failed)?;
+        let answer = self.connection.bytes_within(&sql, "RowBinary", timeout, limit).await.map_err(failed)?;
+        let Some(answer) = answer else { return Ok(None) };
         let mut rest = &answer[..];
         let mut rows = Vec::new();
         while !rest.is_empty() {
@@ -52,7 +56,41 @@ impl Destination {
                     .ok_or_else(|| failed(Failure::Exchange("the answer is cut short".into())))?,
             );
         }
-        Ok(rows)
+        Ok(Some(rows))
+    }
+
+    /// How many bytes of memory the columns of each key's newest row take, by the key's number; of the same keys as [`Destination::current_rows`].
+    pub async fn current_sizes(
+        &self,
+        table: &TableRef,
+        metadata: &MetadataColumns,
+        keys: &EncodedBlock,
+        key: &[String],
+        columns: &[&str],
+    ) -> Result<Vec<(u64, u64)>, Error> {
+        if keys.rows == 0 {
+            return Ok(Vec::new());
+        }
+        let failed = |source| Error::LookUp { table: table.clone(), source };
+        let columns: Vec<String> = columns.iter().map(|name| quote_identifier(name)).collect();
+        let size = format!(
+            "toUInt64({})",
+            if columns.is_empty() { "0".to_owned() } else { format!("byteSize({})", columns.join(", ")) }
+        );
+        let sql = statement(table, metadata, keys, key, &[size]);
+        let timeout = self.connection.options.table_timeout;
+        let answer = self.connection.bytes(&sql, "RowBinary", timeout).await.map_err(failed)?;
+        let mut rest = &answer[..];
+        let mut sizes = Vec::new();
+        while !rest.is_empty() {
+            let found = row(&mut rest, &[("", &ChType::UInt64)]);
+            let size = found.as_ref().and_then(|found| number(&mut found.values.first()?.as_slice()));
+            let (Some(found), Some(size)) = (found, size) else {
+                return Err(failed(Failure::Exchange("the answer is cut short".into())));
+            };
+            sizes.push((found.ordinal, size));
+        }
+        Ok(sizes)
     }
 }
 
@@ -71,40 +109,37 @@ fn number(bytes: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*number))
 }
 
-/// The keys are joined, not only looked for, so that each found row says which key it is of.
+/// The keys are joined, not only looked for, so that each found row says which key it is of. They stand in the statement once. `values` are expressions over the table's columns.
 fn statement(
     table: &TableRef,
     metadata: &MetadataColumns,
     keys: &EncodedBlock,
     key: &[String],
-    columns: &[(&str, &ChType)],
+    values: &[String],
 ) -> String {
     let hex = keys.pieces.iter().flat_map(|piece| piece.iter()).fold(String::new(), |mut hex, byte| {
         // Writing into a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
         hex
     });
-    let given = format!("format(Native, unhex('{hex}'))");
     let quoted: Vec<String> = key.iter().map(|name| quote_identifier(name)).collect();
     let renamed = |side: &str| {
         let columns = quoted.iter().enumerate();
         columns.map(|(at, name)| format!("{name} AS {side}_{at}")).collect::<Vec<_>>().join(", ")
     };
     let matched: Vec<String> = (0..key.len()).map(|at| format!("row_{at} = key_{at}")).collect();
-    let values: String = columns
-        .iter()
-        .enumerate()
-        .map(|(at, (name, _))| format!(", {} AS value_{at}", quote_identifier(name)))
-        .collect();
-    let taken: String = (0..columns.len()).map(|at| format!(", value_{at}")).collect();
+    let selected: String =
+        values.iter().enumerate().map(|(at, value)| format!(", {value} AS value_{at}")).collect();
+    let taken: String = (0..values.len()).map(|at| format!(", value_{at}")).collect();
     let key = quoted.join(", ");
     let version = quote_identifier(&metadata.version);
     let is_deleted = quote_identifier(&metadata.is_deleted);
     format!(
-        "SELECT key_ordinal, row_version, row_deleted{taken} FROM \
-         (SELECT {rows}, {version} AS row_version, {is_deleted} AS row_deleted{values} FROM {table} \
-         WHERE ({key}) IN (SELECT {key} FROM {given}) ORDER BY {version} DESC LIMIT 1 BY {key}) AS found \
-         INNER JOIN (SELECT {keys}, {version} AS key_ordinal FROM {given}) AS sought ON {matched} \
+        "WITH given AS (SELECT * FROM format(Native, unhex('{hex}'))) \
+         SELECT key_ordinal, row_version, row_deleted{taken} FROM \
+         (SELECT {rows}, {version} AS row_version, {is_deleted} AS row_deleted{selected} FROM {table} \
+         WHERE ({key}) IN (SELECT {key} FROM given) ORDER BY {version} DESC LIMIT 1 BY {key}) AS found \
+         INNER JOIN (SELECT {keys}, {version} AS key_ordinal FROM given) AS sought ON {matched} \
          SETTINGS select_sequential_consistency = 1",
         rows = renamed("row"),
         keys = renamed("key"),

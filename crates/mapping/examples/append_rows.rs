@@ -72,6 +72,7 @@ fn table(types: &[PgType], nullable: bool) -> TableDefinition {
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

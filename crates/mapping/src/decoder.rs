@@ -137,11 +137,25 @@ impl Decoder {
                 _ => return Err(Fault::Malformed),
             },
             Self::Int16 => out.extend_from_slice(&i16::from_be_bytes(fixed(value)?).to_le_bytes()),
-            Self::Int32 | Self::UInt32 => {
-                out.extend_from_slice(&u32::from_be_bytes(fixed(value)?).to_le_bytes());
+            Self::UInt32 => out.extend_from_slice(&u32::from_be_bytes(fixed(value)?).to_le_bytes()),
+            // A column that was widened gets values of its narrower type when the stream is read again.
+            Self::Int32 => {
+                let number = match value.len() {
+                    2 => i16::from_be_bytes(fixed(value)?).into(),
+                    _ => i32::from_be_bytes(fixed(value)?),
+                };
+                out.extend_from_slice(&number.to_le_bytes());
             }
-            Self::Int64 => out.extend_from_slice(&i64::from_be_bytes(fixed(value)?).to_le_bytes()),
+            Self::Int64 => {
+                let number = match value.len() {
+                    2 => i16::from_be_bytes(fixed(value)?).into(),
+                    4 => i32::from_be_bytes(fixed(value)?).into(),
+                    _ => i64::from_be_bytes(fixed(value)?),
+                };
+                out.extend_from_slice(&number.to_le_bytes());
+            }
             Self::Float32 => put_float32(f32::from_be_bytes(fixed(value)?), out),
+            Self::Float64 if value.len() == 4 => put_float64(f32::from_be_bytes(fixed(value)?).into(), out),
             Self::Float64 => put_float64(f64::from_be_bytes(fixed(value)?), out),
             Self::Decimal(decimal) => return decimal.put_binary(value, out),
             Self::NumericText => put_numeric_text(value, out)?,

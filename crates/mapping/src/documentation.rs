@@ -95,6 +95,7 @@ fn definition(source: &PgType) -> TableDefinition {
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -52,7 +52,9 @@ impl ValueError {
     pub fn remedy(&self) -> &'static str {
         match self.fault {
             Fault::Dimensions => "set columnTypes for the column to String, or name it under excludedColumns",
-            Fault::OutOfRange => "choose outOfRange: clamp or null for the column, or mend the row",
+            Fault::OutOfRange => {
+                "choose outOfRange: clamp or null for the column (for one by which rows are told apart: columnTypes: String), or mend the row"
+            }
             Fault::Unchanged => "set REPLICA IDENTITY FULL on the table",
             Fault::Null => "the column's definition has changed; copy the table anew",
             Fault::Digits => "choose a Decimal with more digits, or String, under columnTypes",

@@ -222,6 +222,50 @@ pub fn evolve(
     if reasons.is_empty() { Ok(evolution) } else { Err(reasons) }
 }
 
+/// The form that a table had before it got the recorded one, where the stream is read again and sends it so, and columns that are left out because the source has dropped them
+/// since. Columns that came later are not in it, and those that were widened have the type that the stream sends. The destination needs nothing: it has the recorded form.
+/// `None` where that does not tell which column is which.
+pub fn earlier_form(
+    recorded: &TableDefinition,
+    stream: &[StreamColumn],
+    excluded: &[String],
+) -> Option<(TableDefinition, Vec<String>)> {
+    let (mut columns, mut gone): (Vec<SourceColumn>, Vec<String>) = (Vec::new(), Vec::new());
+    for sent in stream.iter().filter(|column| !excluded.contains(&column.name)) {
+        match recorded.columns.iter().find(|known| known.name == sent.name) {
+            Some(known) => columns.push(SourceColumn {
+                type_oid: sent.type_oid,
+                type_modifier: sent.type_modifier,
+                pg_type: earlier_type(known, sent.type_oid)?,
+                ..known.clone()
+            }),
+            None => gone.push(sent.name.clone()),
+        }
+    }
+    let came_later = |known: &SourceColumn| {
+        !known.generated && columns.iter().all(|column| column.attribute != known.attribute)
+    };
+    // A column that is gone may be one that came, under its name of then.
+    let may_be_renamed = gone.iter().any(|name| !recorded.retired.contains(name));
+    let has_key = recorded.key.iter().all(|key| columns.iter().any(|column| column.name == *key));
+    let is_clear = !(may_be_renamed && recorded.columns.iter().any(came_later));
+    let in_order = columns.is_sorted_by_key(|column| column.attribute);
+    (is_clear && in_order && has_key).then(|| (TableDefinition { columns, ..recorded.clone() }, gone))
+}
+
+/// The type that a column had while it was declared otherwise, out of those that [`retyped`] lets it come from.
+fn earlier_type(known: &SourceColumn, type_oid: u32) -> Option<PgType> {
+    use PgType as T;
+    match (type_oid, &known.pg_type) {
+        (21, T::Int2 | T::Int4 | T::Int8) => Some(T::Int2),
+        (23, T::Int4 | T::Int8) => Some(T::Int4),
+        (700, T::Float4 | T::Float8) => Some(T::Float4),
+        // char, name, text, bpchar, varchar
+        (18 | 19 | 25 | 1042 | 1043, T::Text) => Some(T::Text),
+        _ => (type_oid == known.type_oid).then(|| known.pg_type.clone()),
+    }
+}
+
 /// Which column one of the stream's is.
 enum Identity<'a> {
     /// One that the source still has under this name.
@@ -436,6 +480,7 @@ mod tests {
             retired: Vec::new(),
             partitions: Vec::new(),
             distrusted_until: Lsn::ZERO,
+            holds_from: Lsn::ZERO,
         }
     }
 
@@ -583,6 +628,41 @@ mod tests {
         let told =
             told(&recorded, &now.map(|column| (column, Backfill::Null)), SchemaChangePolicy::Propagate);
         assert_eq!(told, "[]; retired []; left out [] []; 3 columns");
+    }
+
+    #[test]
+    fn what_was_sent_before_the_recorded_form_is_recognised_where_its_columns_are_clear() {
+        let mut table = recorded();
+        table.columns[1] = column(2, "a", PgType::Int8);
+        table.columns.push(column(5, "c", PgType::Int4));
+        table.retired = vec!["old".to_owned()];
+        let told = |columns: &[(&str, u32)]| {
+            let column = |(name, type_oid): &(&str, u32)| StreamColumn {
+                name: (*name).to_owned(),
+                type_oid: *type_oid,
+                type_modifier: -1,
+            };
+            let stream: Vec<StreamColumn> = columns.iter().map(column).collect();
+            earlier_form(&table, &stream, &["secret".to_owned()]).map(|(form, gone)| {
+                let columns: Vec<String> = form
+                    .columns
+                    .iter()
+                    .map(|column| format!("{} {:?}", column.name, column.pg_type))
+                    .collect();
+                format!("{}; left out {gone:?}", columns.join(", "))
+            })
+        };
+        let (id, b) = (("id", 20), ("b", 25));
+        // Before a column came, before one was widened, before one was dropped.
+        let form = told(&[id, ("a", 23), b, ("old", 25), ("secret", 25)]);
+        assert_eq!(form.as_deref(), Some("id Int8, a Int4, b Text; left out [\"old\"]"));
+        let form = told(&[id, ("a", 21), b, ("c", 23), ("x", 25)]);
+        assert_eq!(form.as_deref(), Some("id Int8, a Int2, b Text, c Int4; left out [\"x\"]"));
+        // Renamed or dropped with another added; another order; another type; another key.
+        assert_eq!(told(&[id, ("a", 20), b, ("x", 23)]), None);
+        assert_eq!(told(&[id, b, ("a", 20)]), None);
+        assert_eq!(told(&[id, ("a", 25), b]), None);
+        assert_eq!(told(&[("a", 20), b]), None);
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub fn streams_as_binary<'a>(columns: impl IntoIterator<Item = &'a ColumnPlan>) 
 }
 
 /// Carries out what a user says of a table's columns: other types, and what becomes of values out of range. Gives what cannot be done, each with its column.
+/// In columns of the key and of the sorting key no value is altered, whatever is said of the others.
 pub fn override_columns(
     columns: &mut [ColumnPlan],
     key: &[String],
@@ -89,8 +90,19 @@ pub fn override_columns(
     settings: &PipeSettings,
 ) -> Vec<(String, String)> {
     let mut refused = Vec::new();
+    let places = |name: &String| key.contains(name) || table.sorting_keys.contains(name);
     for column in columns.iter_mut() {
-        column.out_of_range = table.out_of_range.get(&column.name).copied().unwrap_or(settings.out_of_range);
+        let chosen = table.out_of_range.get(&column.name);
+        // Values that are altered may become equal, and rows with equal keys become one.
+        if places(&column.name) {
+            if chosen.is_some_and(|chosen| *chosen != OutOfRange::Stop) {
+                let reason = "rows are told apart by it, so that its values are never altered; only outOfRange: stop is possible";
+                refused.push((column.name.clone(), reason.to_owned()));
+            }
+            column.out_of_range = OutOfRange::Stop;
+            continue;
+        }
+        column.out_of_range = chosen.copied().unwrap_or(settings.out_of_range);
     }
     for name in table.column_types.keys().chain(table.out_of_range.keys()) {
         if !columns.iter().any(|column| column.name == *name) {

@@ -5,7 +5,7 @@ mod support;
 use millrace_mapping::{
     ColumnPlan, MappingOptions, copies_as_text, override_columns, plan_columns, streams_as_binary,
 };
-use millrace_model::spec::{PipeSettings, TableSpec};
+use millrace_model::spec::{OutOfRange, PipeSettings, TableSpec};
 use millrace_model::{PgType, TableName};
 use support::{OPTIONS, plan, scalar_types, table};
 
@@ -127,4 +127,24 @@ fn one_type_without_a_binary_decoder_makes_the_whole_stream_text() {
     assert!(streams_as_binary(&plan(&columns)));
     columns.push(("c", array(PgType::Other("inet".to_owned())), true));
     assert!(!streams_as_binary(&plan(&columns)));
+}
+
+#[test]
+fn columns_by_which_rows_are_told_apart_are_never_altered() {
+    let columns = ["key", "sorted", "plain"].map(|name| (name, PgType::Date, false));
+    let mut table = TableSpec::new(TableName::new("public", "t"), "t");
+    table.sorting_keys = vec!["key".to_owned(), "sorted".to_owned()];
+    let mut choose = |choices: &[(&str, OutOfRange)]| {
+        let mut planned = plan(&columns);
+        table.out_of_range = choices.iter().map(|(name, chosen)| ((*name).to_owned(), *chosen)).collect();
+        let settings = PipeSettings { out_of_range: OutOfRange::Null, ..PipeSettings::default() };
+        let refused = override_columns(&mut planned, &["key".to_owned()], &table, &settings);
+        let refused: Vec<String> = refused.into_iter().map(|(column, _)| column).collect();
+        (planned.iter().map(|column| column.out_of_range).collect::<Vec<_>>(), refused)
+    };
+    use OutOfRange as O;
+    assert_eq!(choose(&[]), (vec![O::Stop, O::Stop, O::Null], vec![]));
+    assert_eq!(choose(&[("key", O::Stop), ("plain", O::Clamp)]), (vec![O::Stop, O::Stop, O::Clamp], vec![]));
+    let refused = vec!["key".to_owned(), "sorted".to_owned()];
+    assert_eq!(choose(&[("key", O::Clamp), ("sorted", O::Null)]), (vec![O::Stop, O::Stop, O::Null], refused));
 }

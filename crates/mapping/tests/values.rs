@@ -417,3 +417,15 @@ fn large_blocks_come_in_pieces_and_the_builder_goes_on() {
     assert!(first.pieces.len() > 1);
     assert_eq!(fill(), first);
 }
+
+#[test]
+fn a_widened_column_takes_the_binary_form_of_its_narrower_types() {
+    let column = |source, target| ColumnPlan::new("c", source, false, target);
+    let long = column(PgType::Int4, ChType::Int64);
+    assert_eq!(values(&long, &[Cell::Binary(&(-7i32).to_be_bytes())]), (-7i64).to_le_bytes());
+    assert_eq!(values(&long, &[Cell::Binary(&(-7i16).to_be_bytes())]), (-7i64).to_le_bytes());
+    let middle = column(PgType::Int2, ChType::Int32);
+    assert_eq!(values(&middle, &[Cell::Binary(&(-7i16).to_be_bytes())]), (-7i32).to_le_bytes());
+    let double = column(PgType::Float4, ChType::Float64);
+    assert_eq!(values(&double, &[Cell::Binary(&1.5f32.to_be_bytes())]), 1.5f64.to_le_bytes());
+}

@@ -131,4 +131,7 @@ pub struct TableDefinition {
     /// taken from the source. Zero where they never are.
     #[serde(default)]
     pub distrusted_until: Lsn,
+    /// The first change that had the table in this form; zero where it had no other since its copy. A stream that is read again sends earlier changes in the form before.
+    #[serde(default)]
+    pub holds_from: Lsn,
 }

@@ -15,6 +15,10 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
         "KEY_MISSING",
         "A table has neither a primary key nor a replica identity index, so its rows cannot be told apart.",
     ),
+    (
+        "PARTITIONS_CHANGED",
+        "Partitions with rows came, went or were emptied by themselves; as a warning, they may.",
+    ),
     ("PUBLICATION_INCOMPLETE", "The named publication lacks a table, rows, columns or a kind of change."),
     ("PUBLICATION_MISSING", "The publication does not exist (any more)."),
     ("SLOT_BUSY", "Another process reads the replication slot; tried again."),
@@ -89,7 +93,7 @@ pub fn classify(error: &Error) -> Problem {
         Error::Rewritten => Problem::operator(
             "SOURCE_TABLE_REWRITTEN",
             message,
-            "make the pipe anew, and leave VACUUM FULL, CLUSTER and ALTER TABLE until the copy is done",
+            "copy the table anew, and leave VACUUM FULL, CLUSTER and ALTER TABLE until the copy is done",
         ),
         Error::SlotBusy { .. } => Problem::transient(
             "SLOT_BUSY",

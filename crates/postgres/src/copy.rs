@@ -33,6 +33,16 @@ enum Phase {
     Ending,
 }
 
+/// Where a table's rows stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the file that was measured.
+    Same,
+    /// In another, of which the snapshot sees nothing: the table was truncated, or a statement has written all its rows anew, which hides them from older snapshots. See
+    /// [`Session::was_truncated`](crate::Session::was_truncated).
+    Hidden,
+}
+
 /// A session that copies one range after another.
 #[derive(Debug)]
 pub struct CopyReader {
@@ -64,13 +74,11 @@ impl CopyReader {
     /// Checks that ranges of the definition's pages still mean what they meant when the table was measured, and holds the table in place until the
     /// transaction ends: whatever rewrites it (VACUUM FULL, CLUSTER, most changes of a type) must wait for the lock that reading takes.
     ///
-    /// A table that shows no row under the snapshot may have been truncated. That is fine, since there is nothing to miss, and the stream brings the truncation.
-    ///
     /// # Errors
     /// [`Error::Rewritten`], or the statement fails.
-    pub async fn hold_in_place(&mut self, definition: &TableDefinition) -> Result<(), Error> {
+    pub async fn hold_in_place(&mut self, definition: &TableDefinition) -> Result<Place, Error> {
         if definition.file_node == 0 {
-            return Ok(());
+            return Ok(Place::Same);
         }
         let table = quote_table(&definition.name);
         // LIMIT 0 reads nothing; naming the table takes the lock, before the function looks.
@@ -79,12 +87,12 @@ impl CopyReader {
         let rows = self.wire.simple_query(Step::FindFile, &sql).await?;
         let found = rows.first().and_then(|row| row.first()).cloned().flatten();
         if found == Some(definition.file_node.to_string()) {
-            return Ok(());
+            return Ok(Place::Same);
         }
         let sql = format!("SELECT EXISTS (SELECT 1 FROM ONLY {table})");
         let rows = self.wire.simple_query(Step::FindFile, &sql).await?;
         match rows.first().and_then(|row| row.first()).cloned().flatten().as_deref() {
-            Some("f") => Ok(()),
+            Some("f") => Ok(Place::Hidden),
             _ => Err(Error::Rewritten),
         }
     }

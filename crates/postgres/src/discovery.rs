@@ -149,6 +149,7 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
                 retired: Vec::new(),
                 partitions: Vec::new(),
                 distrusted_until: millrace_model::Lsn::ZERO,
+                holds_from: millrace_model::Lsn::ZERO,
             },
             kind: match kind.as_str() {
                 "r" => Kind::Table,
@@ -168,7 +169,7 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
         });
     }
     for found in found.iter_mut().filter(|found| found.kind == Kind::Partitioned) {
-        let leaves = session.leaves(found.definition.oid).await?;
+        let leaves = session.linked_leaves(found.definition.oid).await?;
         found.definition.partitions = leaves.into_iter().map(|leaf| leaf.partition).collect();
     }
     let oids: Vec<u32> = found.iter().map(|found| found.definition.oid).collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use millrace_model::spec::{PostgresSource, ReplicationMode, TableEngine, TableSpec};
-use millrace_model::{PipeId, PipeSpec, Problem, ReplicaIdentity, TableDefinition, TableName};
+use millrace_model::{PipeId, PipeSpec, Problem, ReplicaIdentity, Severity, TableDefinition, TableName};
 
 use crate::classification::classify;
 use crate::discovery::{self, Found, Kind};
@@ -83,7 +83,7 @@ async fn look(spec: &PipeSpec, pipe: Option<&PipeId>, inspection: &mut Inspectio
             None => inspection.problems.push(missing(&table.source)),
             Some(found) => {
                 let wrong = table_problems(spec, table, found, &facts.role);
-                if wrong.is_empty() {
+                if wrong.iter().all(|problem| problem.severity == Severity::Warning) {
                     inspection.tables.push(without_excluded(&found.definition, table));
                 }
                 inspection.problems.extend(wrong);
@@ -299,10 +299,20 @@ fn table_problems(spec: &PipeSpec, table: &TableSpec, found: &Found, role: &str)
         // A key would mend both.
         problems.extend(keyless.or_else(|| identity_problem(found)));
         problems.extend(unlogged(found));
+        problems.extend(partitioned(found));
     } else {
         problems.extend(keyless);
     }
     problems
+}
+
+/// What happens to partitions as such is not in the log.
+fn partitioned(found: &Found) -> Option<Problem> {
+    (found.kind == Kind::Partitioned).then(|| {
+        let message = "changes of its rows are streamed, but not that a partition which holds rows is attached, detached, dropped or truncated by itself: the table is set aside then";
+        let remedy = "attach partitions while they are empty, and delete rows before a partition is detached or dropped";
+        Problem::warning("PARTITIONS_CHANGED", message, remedy).of_table(&found.definition.name)
+    })
 }
 
 fn unlogged(found: &Found) -> Option<Problem> {

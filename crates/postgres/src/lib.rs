@@ -22,15 +22,17 @@ mod publication;
 pub mod quoting;
 pub mod replication;
 pub mod session;
+pub mod shape;
 pub mod snapshot;
 pub mod wire;
 
 pub use backlog::{BacklogEvent, BacklogReader};
 pub use classification::{ERROR_CODES, classify};
-pub use copy::{CopyEvent, CopyReader, copy_query};
+pub use copy::{CopyEvent, CopyReader, Place, copy_query};
 pub use error::{Error, ServerError, Step};
 pub use inspect::{Inspection, inspect, offered_tables};
 pub use lookup::KeyValue;
 pub use replication::{ReplicationEvent, ReplicationStream, StreamForm, SystemIdentity, identify_system};
 pub use session::{Session, SlotState};
+pub use shape::{Leaf, Shape};
 pub use snapshot::{SlotKind, SnapshotSession};

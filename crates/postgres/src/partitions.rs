@@ -42,7 +42,7 @@ pub struct Partitions {
 }
 
 impl Session {
-    pub(crate) async fn leaves(&self, oid: u32) -> Result<Vec<Leaf>, Error> {
+    pub(crate) async fn linked_leaves(&self, oid: u32) -> Result<Vec<Leaf>, Error> {
         let what = "to tell which partitions there are";
         let mut leaves = Vec::new();
         for row in &self.rows(what, LINKS, &[&oid]).await? {
@@ -66,7 +66,7 @@ impl Session {
     pub async fn partitions(&self, table: &TableDefinition) -> Result<Partitions, Error> {
         let what = "to tell about new partitions";
         let mut partitions = Partitions::default();
-        for Leaf { partition, name, linked_at } in self.leaves(table.oid).await? {
+        for Leaf { partition, name, linked_at } in self.linked_leaves(table.oid).await? {
             if table.partitions.contains(&partition) {
                 partitions.complete.push(partition);
                 continue;

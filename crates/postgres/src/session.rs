@@ -99,8 +99,13 @@ impl Session {
             .map_err(|error| Error::of_session(Step::Statement(what), error))
     }
 
-    async fn run(&self, what: &'static str, sql: &str) -> Result<(), Error> {
+    pub(crate) async fn run(&self, what: &'static str, sql: &str) -> Result<(), Error> {
         self.client.batch_execute(sql).await.map_err(|error| Error::of_session(Step::Statement(what), error))
+    }
+
+    /// Whether its connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
     }
 
     /// The cluster's own number, which no copy of it under the same address shares unless it is a standby (manual: "IDENTIFY_SYSTEM").
@@ -123,8 +128,8 @@ impl Session {
         let what = "to tell the columns' defaults";
         // A partitioned table has no rows and keeps no such values; its partitions have columns of the same names.
         let sql = "SELECT a.attnum, a.atthasmissing OR leaves.first IS NOT NULL, \
-                     coalesce((a.attmissingval::text::text[])[1], leaves.first), leaves.first <> leaves.last, a.atthasdef OR a.attidentity <> '' \
-                   FROM pg_attribute a \
+                     coalesce((a.attmissingval::text::text[])[1], leaves.first), leaves.first <> leaves.last, a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL \
+                   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
                    LEFT JOIN LATERAL ( \
                      SELECT min(value COLLATE \"C\") AS first, max(value COLLATE \"C\") AS last \
                      FROM pg_partition_tree(a.attrelid) AS tree \

@@ -2,6 +2,7 @@
 
 pub(crate) mod copy;
 pub(crate) mod inspect;
+mod partitions;
 mod provision;
 mod snapshot;
 mod source;

@@ -39,6 +39,7 @@ pub(super) fn write(table: &TableDefinition) -> wire::TableDefinition {
         retired_columns: table.retired.clone(),
         partitions: table.partitions.iter().map(write_partition).collect(),
         distrusted_until_lsn: table.distrusted_until.0,
+        holds_from_lsn: table.holds_from.0,
     }
 }
 
@@ -71,6 +72,7 @@ pub(super) fn read(definition: wire::TableDefinition) -> Result<TableDefinition,
         retired: definition.retired_columns,
         partitions: definition.partitions.iter().map(read_partition).collect(),
         distrusted_until: Lsn(definition.distrusted_until_lsn),
+        holds_from: Lsn(definition.holds_from_lsn),
     })
 }
 

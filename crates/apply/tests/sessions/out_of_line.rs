@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_apply::{Applier, Found, Step, StreamTable};
+use millrace_apply::{Applier, Found, Step, StreamTable, TableIndex};
 use millrace_model::spec::MetadataColumns;
 use millrace_model::{Lsn, ReplicaIdentity, Timestamp};
 use millrace_pgoutput::encode::encode;
@@ -11,9 +11,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::native;
-use crate::scene::{relation_of, row, table};
+use crate::scene::{Scene, relation_of, row, table};
 
 const OID: u32 = 1;
+
+/// Rows with odd keys are another table's, so that batches hold rows of two.
+fn oid(id: u8) -> u32 {
+    OID + u32::from(id % 2)
+}
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -44,7 +49,7 @@ enum Action {
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let id = || 0..4u8;
+    let id = || 0..6u8;
     prop_oneof![
         3 => (id(), any::<u8>()).prop_map(|(id, note)| Action::Put { id, note }),
         5 => (id(), any::<u8>()).prop_map(|(id, name)| Action::Rename { id, name }),
@@ -67,8 +72,14 @@ struct Log {
     end: Model,
 }
 
+/// A commit that ends where its message stands.
+fn commit(send: &mut impl FnMut(Body<'_>) -> Lsn) {
+    let before = send(Body::Origin { commit_lsn: Lsn::ZERO, name: "" });
+    let end_lsn = Lsn(before.0 + 16);
+    send(Body::Commit(Commit { commit_lsn: end_lsn, end_lsn, commit_time: Timestamp(0) }));
+}
+
 fn log(actions: &[Action], copied_after: usize) -> Log {
-    let items = items();
     let mut messages = Vec::new();
     let mut send = |body: Body<'_>| {
         let lsn = Lsn(16 * (messages.len() as u64 + 1));
@@ -77,7 +88,6 @@ fn log(actions: &[Action], copied_after: usize) -> Log {
     };
     let begin = || Body::Begin(Begin { final_lsn: Lsn::ZERO, commit_time: Timestamp(0), xid: 7 });
     send(begin());
-    send(Body::Relation(relation_of(&items)));
     let mut model = Model::new();
     let mut copied = (Model::new(), Lsn::ZERO);
     for (position, action) in actions.iter().enumerate() {
@@ -88,30 +98,30 @@ fn log(actions: &[Action], copied_after: usize) -> Log {
                     continue;
                 }
                 let new = (format!("n{position}"), format!("note {note}"));
-                send(Body::Insert(Insert { relation: OID, new: text(*id, &new).as_tuple() }));
+                send(Body::Insert(Insert { relation: oid(*id), new: text(*id, &new).as_tuple() }));
                 model.insert(*id, new);
             }
             Action::Rename { id, name } => {
                 let Some(held) = model.get_mut(id) else { continue };
                 held.0 = format!("n{position} {name}");
                 let new = row(&format!("{id}, {}, ~", held.0));
-                send(Body::Update(Update { relation: OID, old: None, new: new.as_tuple() }));
+                send(Body::Update(Update { relation: oid(*id), old: None, new: new.as_tuple() }));
             }
             Action::Rewrite { id, name, note } => {
                 let Some(held) = model.get_mut(id) else { continue };
                 *held = (format!("n{position} {name}"), format!("note {note}"));
                 let new = text(*id, held);
-                send(Body::Update(Update { relation: OID, old: None, new: new.as_tuple() }));
+                send(Body::Update(Update { relation: oid(*id), old: None, new: new.as_tuple() }));
             }
             Action::Move { id, to } => {
-                if model.contains_key(to) {
+                if model.contains_key(to) || oid(*id) != oid(*to) {
                     continue;
                 }
                 let Some(held) = model.remove(id) else { continue };
                 let old = row(&format!("{id}, NULL, NULL"));
                 let new = row(&format!("{to}, {}, ~", held.0));
                 let old = Some(OldTuple::Key(old.as_tuple()));
-                send(Body::Update(Update { relation: OID, old, new: new.as_tuple() }));
+                send(Body::Update(Update { relation: oid(*id), old, new: new.as_tuple() }));
                 model.insert(*to, held);
             }
             Action::Delete { id } => {
@@ -119,11 +129,10 @@ fn log(actions: &[Action], copied_after: usize) -> Log {
                     continue;
                 }
                 let old = row(&format!("{id}, NULL, NULL"));
-                send(Body::Delete(Delete { relation: OID, old: OldTuple::Key(old.as_tuple()) }));
+                send(Body::Delete(Delete { relation: oid(*id), old: OldTuple::Key(old.as_tuple()) }));
             }
             Action::Commit => {
-                let end_lsn = Lsn(16 * (position as u64 + 1));
-                send(Body::Commit(Commit { commit_lsn: end_lsn, end_lsn, commit_time: Timestamp(0) }));
+                commit(&mut send);
                 send(begin());
             }
         }
@@ -132,7 +141,7 @@ fn log(actions: &[Action], copied_after: usize) -> Log {
             copied = (model.clone(), send(Body::Origin { commit_lsn: Lsn::ZERO, name: "" }));
         }
     }
-    send(Body::Commit(Commit { commit_lsn: Lsn(1), end_lsn: Lsn(1), commit_time: Timestamp(0) }));
+    commit(&mut send);
     let (copied, copied_at) = copied;
     Log { messages, copied, copied_at, end: model }
 }
@@ -143,6 +152,8 @@ struct Destination {
     /// What is remembered of lookups at the source, and of a later snapshot.
     distrusted_until: Lsn,
     log_end: Lsn,
+    /// What the source was told that it may forget.
+    durable: Lsn,
 }
 
 impl Destination {
@@ -154,42 +165,55 @@ impl Destination {
     }
 
     fn write(&mut self, applier: &mut Applier) {
-        for (_, block) in applier.take(Timestamp(0)).blocks {
+        let batch = applier.take(Timestamp(0));
+        self.durable = self.durable.max(batch.committed);
+        for (_, block) in batch.blocks {
             native::rows(&block).into_iter().for_each(|row| self.insert(row));
         }
     }
 
-    /// What the worker does before it sends a batch.
-    fn send(&mut self, applier: &mut Applier, source: &Model) {
-        if applier.is_incomplete() {
-            for (table, sought) in applier.sought() {
-                for place in native::rows(&sought.places) {
-                    let Some(row) = self.rows.get(&place.values[0]).filter(|row| !row.is_deleted) else {
-                        continue;
-                    };
-                    let columns = sought.columns.iter().map(|column| nullable_text(&row.values[*column]));
-                    let (version, is_deleted) = (row.version, row.is_deleted);
-                    let found = Found { version, is_deleted, values: columns.collect() };
-                    applier.supply(table, place.version, found);
-                }
+    /// What the worker does before it sends a batch. Rows are looked for in portions of `portion`, all but the last of which are sent before the others.
+    fn send(&mut self, applier: &mut Applier, source: &Model, portion: usize) {
+        for (table, mut waiting) in applier.incomplete_tables() {
+            while waiting > portion {
+                self.find(applier, table, portion, source);
+                let block = applier.complete_first(table, portion, Timestamp(0)).unwrap().unwrap();
+                native::rows(&block).into_iter().for_each(|row| self.insert(row));
+                waiting = applier.sought_rows(table);
             }
-            for (table, rows) in applier.still_sought() {
-                for (position, place) in rows {
-                    let millrace_mapping::Cell::Text(id) = place[0].lend() else { panic!("text was sent") };
-                    let id: u8 = std::str::from_utf8(id).expect("text").parse().expect("a number");
-                    let values = source.get(&id).map(|(name, note)| {
-                        [name, note].map(|value| Some(value.clone().into_bytes())).to_vec()
-                    });
-                    if let Some(values) = values {
-                        applier.supply_from_source(table, position, values);
-                    }
-                    applier.distrust_until(table, self.log_end);
-                    self.distrusted_until = self.log_end;
-                }
-            }
+            self.find(applier, table, waiting, source);
         }
         assert_eq!(applier.complete(), []);
         self.write(applier);
+    }
+
+    fn find(&mut self, applier: &mut Applier, table: TableIndex, waiting: usize, source: &Model) {
+        for sought in applier.sought_of(table, waiting) {
+            for place in native::rows(&sought.places) {
+                let Some(row) = self.rows.get(&place.values[0]).filter(|row| !row.is_deleted) else {
+                    continue;
+                };
+                let columns = sought.columns.iter().map(|column| nullable_text(&row.values[*column]));
+                let (version, is_deleted) = (row.version, row.is_deleted);
+                applier.supply(
+                    table,
+                    place.version,
+                    Found { version, is_deleted, values: columns.collect() },
+                );
+            }
+        }
+        for (position, place) in applier.still_sought_of(table, waiting) {
+            let millrace_mapping::Cell::Text(id) = place[0].lend() else { panic!("text was sent") };
+            let id: u8 = std::str::from_utf8(id).expect("text").parse().expect("a number");
+            let values = source
+                .get(&id)
+                .map(|(name, note)| [name, note].map(|value| Some(value.clone().into_bytes())).to_vec());
+            if let Some(values) = values {
+                applier.supply_from_source(table, position, values);
+            }
+            applier.distrust_until(table, self.log_end);
+            self.distrusted_until = self.log_end;
+        }
     }
 
     fn current(&self) -> Model {
@@ -211,27 +235,37 @@ fn items() -> StreamTable {
     table(OID, "items", &["id bigint!", "name text", "note text"], &["id"], ReplicaIdentity::Default)
 }
 
-fn applier(distrusted_until: Lsn) -> Applier {
-    Applier::new(vec![StreamTable { distrusted_until, ..items() }], &MetadataColumns::millrace())
+fn others() -> StreamTable {
+    table(OID + 1, "others", &["id bigint!", "name text", "note text"], &["id"], ReplicaIdentity::Default)
 }
 
-/// Carries the log from its beginning; batches end where `takes` says, and after `crash` messages it begins anew.
-fn carry(log: &Log, takes: &[bool], crash: Option<usize>, destination: &mut Destination) {
+fn applier(distrusted_until: Lsn) -> Applier {
+    let tables = [items(), others()].map(|table| StreamTable { distrusted_until, ..table });
+    Applier::new(tables.to_vec(), &MetadataColumns::millrace())
+}
+
+/// Carries what the source has not forgotten; batches end where `takes` says, and after `crash` messages it begins anew.
+fn carry(log: &Log, takes: &[bool], crash: Option<usize>, portion: usize, destination: &mut Destination) {
     let mut session = applier(destination.distrusted_until);
-    for (number, (lsn, payload)) in log.messages.iter().enumerate() {
+    for table in [items(), others()] {
+        let described = encode(&Message::from(Body::Relation(relation_of(&table))));
+        session.apply(Lsn::ZERO, &described).expect("the session goes on");
+    }
+    let from = destination.durable;
+    for (number, (lsn, payload)) in log.messages.iter().enumerate().filter(|(_, (lsn, _))| *lsn > from) {
         if crash == Some(number) {
-            return carry(log, takes, None, destination);
+            return carry(log, takes, None, portion, destination);
         }
         match session.apply(*lsn, payload).expect("the session goes on") {
-            Step::Apart => destination.write(&mut session),
+            Step::Apart => destination.send(&mut session, &log.end, portion),
             Step::SetAside(tables) => panic!("set aside: {tables:?}"),
             _ => {}
         }
         if takes.get(number % takes.len().max(1)).copied().unwrap_or(false) {
-            destination.send(&mut session, &log.end);
+            destination.send(&mut session, &log.end, portion);
         }
     }
-    destination.send(&mut session, &log.end);
+    destination.send(&mut session, &log.end, portion);
 }
 
 proptest! {
@@ -243,18 +277,104 @@ proptest! {
         takes in vec(prop::bool::weighted(0.15), 1..40),
         crash in prop::option::of(0..60usize),
         copied_after in 0..50usize,
+        portion in 1..4usize,
     ) {
         let log = log(&actions, copied_after);
         let log_end = Lsn(16 * (log.messages.len() as u64 + 1));
-        let mut destination = Destination { rows: BTreeMap::new(), distrusted_until: log.copied_at, log_end };
+        let mut destination = Destination { rows: BTreeMap::new(), distrusted_until: log.copied_at, log_end, durable: Lsn::ZERO };
         // A copy taken somewhere in the middle of what the stream will bring, as after a lost snapshot.
         for (id, (name, note)) in &log.copied {
             let values = vec![id.to_string(), name.clone(), note.clone()];
             destination.insert(native::Row { version: 0, is_deleted: false, values });
         }
-        carry(&log, &takes, crash, &mut destination);
+        carry(&log, &takes, crash, portion, &mut destination);
         prop_assert_eq!(destination.current(), log.end);
     }
+}
+
+#[test]
+fn what_waits_is_completed_before_the_first_row_of_another_table_that_lacks_values() {
+    let mut scene = Scene::begun(vec![items(), others()]);
+    scene.commit();
+    scene.begin();
+    scene.update(OID, "1, a, ~");
+    scene.commit();
+    scene.begin();
+    scene.update(OID, "1, b, new");
+    assert_eq!(scene.update(OID + 1, "2, c, ~"), Step::Apart);
+    // The first table's row is looked for, the second's is not yet.
+    let sought =
+        |scene: &Scene| -> Vec<usize> { scene.applier.sought().iter().map(|(table, _)| table.0).collect() };
+    assert_eq!(sought(&scene), [0]);
+    scene.applier.supply(TableIndex(0), 0, found("old"));
+    assert_eq!(scene.applier.complete(), []);
+    scene.take();
+    assert_eq!(sought(&scene), [1]);
+    scene.applier.supply(TableIndex(1), 0, found("kept"));
+    assert_eq!(scene.applier.complete(), []);
+    scene.commit();
+    insta::assert_snapshot!(scene.story(), @r"
+    committed 0/48 at 1s
+    apart
+    committed 0/78 at 2s
+    apart
+    batch of 3 changes, committed 0/78, commits at 2s to 3s
+      items
+        0/90 + 1, b, new
+        0/60 + 1, a, old
+    committed 0/B8 at 3s
+    batch of 0 changes, committed 0/B8
+      others
+        0/A0 + 2, c, kept
+    ");
+}
+
+#[test]
+fn rows_are_looked_for_in_portions_that_fit() {
+    let columns = ["id text!", "name text", "note text"];
+    let mut scene = Scene::begun(vec![table(OID, "items", &columns, &["id"], ReplicaIdentity::Default)]);
+    let long = "k".repeat(600_000);
+    for id in 0..9 {
+        scene.update(OID, &format!("{id}{}, a, ~", if id > 4 { "" } else { &long }));
+    }
+    // The first of them does not stand apart any more.
+    scene.take();
+    let blocks = |scene: &Scene| -> Vec<usize> {
+        scene.applier.sought().iter().map(|(_, sought)| sought.places.rows).collect()
+    };
+    assert_eq!(blocks(&scene), [4, 5]);
+    let sizes: Vec<(u64, u64)> = (0..9).map(|number| (number, 10)).collect();
+    let portion = |most| scene.applier.portion(TableIndex(0), &sizes, most);
+    assert_eq!([portion(0), portion(25), portion(30), portion(1000)], [1, 2, 3, 9]);
+}
+
+#[test]
+fn a_commit_counts_once_its_last_row_is_complete() {
+    let mut scene = Scene::begun(vec![items(), others()]);
+    scene.update(OID, "1, a, ~");
+    scene.commit();
+    scene.begin();
+    scene.insert(OID + 1, "2, c, d");
+    scene.commit();
+    scene.take();
+    scene.applier.supply(TableIndex(0), 0, found("old"));
+    assert_eq!(scene.applier.complete(), []);
+    insta::assert_snapshot!(scene.story(), @r"
+    apart
+    committed 0/58 at 1s
+    committed 0/88 at 2s
+    batch of 2 changes, committed 0/0, commits at 1s to 2s
+      others
+        0/70 + 2, c, d
+    batch of 0 changes, committed 0/88
+      items
+        0/40 + 1, a, old
+    ");
+}
+
+/// A row of the copy with this note.
+fn found(note: &str) -> Found {
+    Found { version: 0, is_deleted: false, values: vec![nullable_text("name"), nullable_text(note)] }
 }
 
 #[test]

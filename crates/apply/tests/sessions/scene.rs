@@ -53,6 +53,7 @@ pub(crate) fn table(
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     };
     let options = MappingOptions { allow_nullable_columns: true, time64: true };
     StreamTable {
@@ -137,7 +138,7 @@ impl Scene {
         let step = self.try_send(body).expect("the session goes on");
         let name = |table: &TableIndex| self.names[table.0].as_str();
         match &step {
-            Step::Buffered | Step::Ignored => {}
+            Step::Buffered | Step::Ignored | Step::Described(_) => {}
             Step::Apart => self.story.push_str("apart\n"),
             Step::SchemaChanged { table, relation } => {
                 let columns: Vec<&str> = relation.columns.iter().map(|column| column.name.as_str()).collect();

@@ -73,6 +73,7 @@ fn definition(name: &TableName) -> TableDefinition {
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

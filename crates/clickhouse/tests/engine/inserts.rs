@@ -119,6 +119,7 @@ fn everything() -> (TableDefinition, Vec<[Option<String>; 3]>) {
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     };
     (definition, values)
 }

@@ -107,6 +107,7 @@ pub fn table(
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

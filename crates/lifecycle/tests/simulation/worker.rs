@@ -96,6 +96,7 @@ fn definition(name: &TableName) -> TableDefinition {
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: Lsn::ZERO,
+        holds_from: Lsn::ZERO,
     }
 }
 

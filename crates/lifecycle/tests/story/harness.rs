@@ -64,6 +64,7 @@ pub(crate) fn definition(name: &TableName) -> TableDefinition {
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: Lsn::ZERO,
+        holds_from: Lsn::ZERO,
     }
 }
 

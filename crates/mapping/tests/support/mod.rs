@@ -34,6 +34,7 @@ pub fn table(columns: &[(&str, PgType, bool)]) -> TableDefinition {
         retired: Vec::new(),
         partitions: Vec::new(),
         distrusted_until: millrace_model::Lsn::ZERO,
+        holds_from: millrace_model::Lsn::ZERO,
     }
 }
 

@@ -1,9 +1,11 @@
 //! Snapshots, and reading rows under them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_model::{PageRange, PgType, Recovery, SourceColumn, TableDefinition};
-use millrace_postgres::{CopyReader, Error, Session, SnapshotSession, classify, copy_query, discovery};
+use millrace_postgres::{
+    CopyReader, Error, Place, Session, SnapshotSession, classify, copy_query, discovery,
+};
 
 use crate::support::{APPLICATION, Server, copy, fields, name};
 
@@ -267,14 +269,29 @@ async fn a_copy_that_breaks_says_why_and_one_that_is_dropped_leaves_nothing_behi
 #[tokio::test]
 async fn a_table_that_is_rewritten_between_two_ranges_is_noticed_and_one_that_is_truncated_is_fine() {
     let server = Server::start().await;
-    server
-        .run(
-            "CREATE TABLE items (id int); INSERT INTO items SELECT generate_series(1, 50000); \
-             CREATE TABLE emptied (id int); INSERT INTO emptied SELECT generate_series(1, 50000); ANALYZE",
-        )
-        .await;
-    let (items, emptied) =
-        (definition(&server, "public.items").await, definition(&server, "public.emptied").await);
+    let names = [
+        "items",
+        "emptied",
+        "refilled",
+        "reloaded",
+        "widened",
+        "computed",
+        "added",
+        "numbered",
+        "vanished",
+        "relogged",
+        "came_and_went",
+    ];
+    for name in names {
+        let sql = format!(
+            "CREATE TABLE {name} (id int, n int); INSERT INTO {name} SELECT n, n FROM generate_series(1, 20000) n; ANALYZE {name}"
+        );
+        server.run(&sql).await;
+    }
+    let mut tables = BTreeMap::new();
+    for name in names {
+        tables.insert(name, definition(&server, &format!("public.{name}")).await);
+    }
     let snapshot = SnapshotSession::plain(&server.source(), APPLICATION).await.unwrap();
     let open = async || {
         let mut reader = CopyReader::connect(&server.source(), APPLICATION).await.unwrap();
@@ -282,8 +299,9 @@ async fn a_table_that_is_rewritten_between_two_ranges_is_noticed_and_one_that_is
         reader
     };
     let mut reader = open().await;
-    reader.hold_in_place(&items).await.unwrap();
-    reader.hold_in_place(&emptied).await.unwrap();
+    for table in tables.values() {
+        assert_eq!(reader.hold_in_place(table).await.unwrap(), Place::Same);
+    }
 
     // While it is held, nothing can rewrite it.
     let client = server.client().await;
@@ -293,10 +311,31 @@ async fn a_table_that_is_rewritten_between_two_ranges_is_noticed_and_one_that_is
 
     server.run("DELETE FROM items WHERE id % 2 = 0").await;
     server.run("VACUUM FULL items").await;
-    server.run("TRUNCATE emptied").await;
+    server
+        .run(
+            "TRUNCATE emptied; TRUNCATE refilled RESTART IDENTITY; INSERT INTO refilled VALUES (1, 1);
+             BEGIN; TRUNCATE reloaded; INSERT INTO reloaded VALUES (1, 1); COMMIT;
+             ALTER TABLE widened ALTER n TYPE bigint; ALTER TABLE computed ALTER n TYPE int USING n + 0;
+             ALTER TABLE added ADD COLUMN r float8 DEFAULT random();
+             ALTER TABLE numbered ADD COLUMN r int NOT NULL GENERATED ALWAYS AS IDENTITY;
+             DELETE FROM vanished; ALTER TABLE vanished ALTER n TYPE bigint;
+             ALTER TABLE relogged SET UNLOGGED; ALTER TABLE relogged SET LOGGED;
+             BEGIN; ALTER TABLE came_and_went ADD COLUMN r float8 DEFAULT random(); ALTER TABLE came_and_went DROP COLUMN r; COMMIT;
+             INSERT INTO came_and_went VALUES (1, 1)",
+        )
+        .await;
     let mut reader = open().await;
-    let rewritten = reader.hold_in_place(&items).await.unwrap_err();
-    assert!(matches!(rewritten, Error::Rewritten));
-    assert_eq!(classify(&rewritten).code, "SOURCE_TABLE_REWRITTEN");
-    reader.hold_in_place(&emptied).await.unwrap();
+    let session = Session::connect(&server.source(), APPLICATION).await.unwrap();
+    for (name, table) in &tables {
+        let place = reader.hold_in_place(table).await;
+        if *name == "items" {
+            let rewritten = place.expect_err("its rows are seen");
+            assert!(matches!(rewritten, Error::Rewritten), "{rewritten}");
+            assert_eq!(classify(&rewritten).code, "SOURCE_TABLE_REWRITTEN");
+            continue;
+        }
+        assert_eq!(place.unwrap(), Place::Hidden, "{name}");
+        let truncated = ["emptied", "refilled", "reloaded", "vanished"].contains(name);
+        assert_eq!(session.was_truncated(table.oid, &table.name).await.unwrap(), truncated, "{name}");
+    }
 }

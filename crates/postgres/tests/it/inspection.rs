@@ -18,6 +18,10 @@ fn one<'a>(problems: &'a [Problem], code: &str, table: &str) -> &'a Problem {
     first
 }
 
+fn errors(problems: &[Problem]) -> Vec<Problem> {
+    problems.iter().filter(|problem| problem.severity == Severity::Error).cloned().collect()
+}
+
 #[tokio::test]
 async fn a_source_that_fits_has_no_problems() {
     let server = Server::start().await;
@@ -93,11 +97,13 @@ async fn all_problems_of_all_tables_are_told_at_once_and_remedies_mend_them() {
         of("SOURCE_TABLE_MISSING", "gone.too"),
         of("SOURCE_REPLICA_IDENTITY_MISSING", "public.split"),
     ];
-    let mut told = codes(&found.problems);
+    let mut told = codes(&errors(&found.problems));
     told.sort();
     expected.sort();
     assert_eq!(told, expected);
     assert!(found.tables.is_empty());
+    let may_come = one(&found.problems, "PARTITIONS_CHANGED", "public.split");
+    assert_eq!(may_come.severity, Severity::Warning);
     assert!(
         one(&found.problems, "SOURCE_REPLICA_IDENTITY_MISSING", "public.split").message.contains("split_bad")
     );
@@ -116,7 +122,9 @@ async fn all_problems_of_all_tables_are_told_at_once_and_remedies_mend_them() {
         ["nothing", "sorted", "by_value", "fleeting", "split"].contains(&table.source.name.as_str())
     });
     spec.tables[1].sorting_keys = vec!["at".to_owned(), "id".to_owned()];
-    assert_eq!(codes(&inspect(&spec, None).await.problems), []);
+    let found = inspect(&spec, None).await;
+    assert_eq!(codes(&errors(&found.problems)), []);
+    assert_eq!(found.tables.len(), 5, "a warning keeps no table out");
 }
 
 #[tokio::test]
@@ -181,10 +189,10 @@ async fn a_publication_that_is_named_must_fit() {
         .await;
     let mut spec = server.spec(&["public.a", "public.b", "public.c", "public.split"]);
     spec.settings.publication_name = Some("it's \"mine\"".to_owned());
-    let found = inspect(&spec, None).await;
-    assert_eq!(codes(&found.problems), [of("PUBLICATION_MISSING", "")]);
-    server.run(&statement(&found.problems[0])).await;
-    assert_eq!(codes(&inspect(&spec, None).await.problems), []);
+    let found = errors(&inspect(&spec, None).await.problems);
+    assert_eq!(codes(&found), [of("PUBLICATION_MISSING", "")]);
+    server.run(&statement(&found[0])).await;
+    assert_eq!(codes(&errors(&inspect(&spec, None).await.problems)), []);
 
     spec.settings.publication_name = Some("narrow".to_owned());
     server
@@ -192,10 +200,10 @@ async fn a_publication_that_is_named_must_fit() {
             "CREATE PUBLICATION narrow FOR TABLE a (id, w), b WHERE (id > 5), split WITH (publish = 'insert, update, delete')",
         )
         .await;
-    let found = inspect(&spec, None).await;
+    let found = errors(&inspect(&spec, None).await.problems);
     let incomplete = |table| of("PUBLICATION_INCOMPLETE", table);
     assert_eq!(
-        codes(&found.problems),
+        codes(&found),
         [
             incomplete(""),
             incomplete("public.a"),
@@ -204,18 +212,18 @@ async fn a_publication_that_is_named_must_fit() {
             incomplete("public.split")
         ]
     );
-    assert!(found.problems[1].message.contains("\"v\""), "{}", found.problems[1]);
+    assert!(found[1].message.contains("\"v\""), "{}", found[1]);
     spec.tables[0].excluded_columns = vec!["v".to_owned()];
-    assert!(!codes(&inspect(&spec, None).await.problems).contains(&incomplete("public.a")));
+    assert!(!codes(&errors(&inspect(&spec, None).await.problems)).contains(&incomplete("public.a")));
     spec.tables[0].excluded_columns = Vec::new();
-    for problem in &found.problems {
+    for problem in &found {
         server.run(&statement(problem)).await;
     }
-    assert_eq!(codes(&inspect(&spec, None).await.problems), []);
+    assert_eq!(codes(&errors(&inspect(&spec, None).await.problems)), []);
 
     server.run("CREATE PUBLICATION everything FOR ALL TABLES WITH (publish_via_partition_root = true)").await;
     spec.settings.publication_name = Some("everything".to_owned());
-    assert_eq!(codes(&inspect(&spec, None).await.problems), []);
+    assert_eq!(codes(&errors(&inspect(&spec, None).await.problems)), []);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use millrace_model::work::{DestinationFacts, Outcome, Progress, Report};
 use millrace_model::{
     Epoch, PageRange, PipeId, PipeSpec, Problem, SourceColumn, TableDefinition, TableId, Timestamp,
 };
-use millrace_postgres::{CopyEvent, CopyReader, classify, copy_query};
+use millrace_postgres::{CopyEvent, CopyReader, Place, classify, copy_query};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -103,13 +103,29 @@ pub(crate) async fn run(copy: Copy, shared: &Shared, reporter: &Reporter) -> End
         planned.columns.iter().any(|planned| planned.name == column.name && planned.as_text)
     };
     let sql = copy_query(&copy.table, copy.range, &as_text);
-    reader.hold_in_place(&copy.table).await.map_err(|error| of_table(&error, &copy.table))?;
+    let place = reader.hold_in_place(&copy.table).await.map_err(|error| of_table(&error, &copy.table))?;
+    if place == Place::Hidden {
+        require_truncated(&copy).await?;
+    }
     reader.start(&sql).await.map_err(|error| of_table(&error, &copy.table))?;
     let transfer = Transfer::new(&copy, &planned, &destination, shared);
     let (rows, bytes) = transfer.run(&mut reader, reporter).await?;
     tracing::debug!(rows, bytes, "partition copied");
     shared.connections.put(key, reader, destination);
     Ok(Outcome::Copied { rows, bytes })
+}
+
+/// A truncation is fine where a stream follows: there is nothing to miss, and the stream brings it.
+async fn require_truncated(copy: &Copy) -> Result<(), Vec<Problem>> {
+    let failed = |error| of_table(&error, &copy.table);
+    if !copy.spec.mode.follows() {
+        return Err(failed(millrace_postgres::Error::Rewritten));
+    }
+    let session = super::source::connect(&copy.spec).await?;
+    match session.was_truncated(copy.table.oid, &copy.table.name).await.map_err(failed)? {
+        true => Ok(()),
+        false => Err(failed(millrace_postgres::Error::Rewritten)),
+    }
 }
 
 fn of_source(error: &millrace_postgres::Error) -> Vec<Problem> {

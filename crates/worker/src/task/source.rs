@@ -5,14 +5,13 @@ use std::time::Duration;
 use millrace_apply::{OwnedCell, StreamTable};
 use millrace_mapping::evolution::{Backfill, CurrentColumn};
 use millrace_model::work::Outcome;
-use millrace_model::{
-    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition, TableName,
-};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableName};
 use millrace_postgres::discovery::find_by_oid;
 use millrace_postgres::quoting::{quote_identifier, quote_literal};
 use millrace_postgres::{KeyValue, Session, classify};
 
 use super::Ending;
+use super::partitions::Partitions;
 
 /// How connections of one assignment are named at the source (`pg_stat_activity.application_name`): a successor may end them, nobody else's.
 pub(crate) fn application_name(pipe: &PipeId, epoch: Epoch) -> String {
@@ -49,29 +48,45 @@ pub(crate) async fn claim_slot(
     Ok(state.map_or(Lsn::ZERO, |state| state.restart))
 }
 
-/// A table's columns as the source has them now; `None` where the table is gone.
-pub(crate) async fn current_columns(
-    spec: &PipeSpec,
+/// A table as the source has it now.
+pub(crate) struct CurrentTable {
+    pub(crate) columns: Vec<CurrentColumn>,
+    pub(crate) file_node: u32,
+}
+
+/// A table as the source has it now; `None` where it is gone.
+pub(crate) async fn current_table(
+    session: &Session,
     recorded: &TableDefinition,
-) -> Result<Option<Vec<CurrentColumn>>, Vec<Problem>> {
+    partitions: Option<&Partitions>,
+) -> Result<Option<CurrentTable>, Vec<Problem>> {
     let failed = |error: millrace_postgres::Error| vec![classify(&error)];
-    let session = connect(spec).await?;
-    let Some(now) = find_by_oid(&session, recorded.oid).await.map_err(failed)? else { return Ok(None) };
+    let Some(now) = find_by_oid(session, recorded.oid).await.map_err(failed)? else { return Ok(None) };
     let mut backfills = session.backfills(recorded.oid).await.map_err(failed)?;
-    let rewritten = now.file_node != recorded.file_node || now.file_node == 0;
-    let current = |column: SourceColumn| {
+    let rewritten = match partitions {
+        Some(partitions) => partitions.is_rewritten(session, recorded.oid).await.map_err(failed)?,
+        None => now.file_node != recorded.file_node || now.file_node == 0,
+    };
+    let mut columns = Vec::new();
+    for column in now.columns {
+        let is_new = recorded.columns.iter().all(|known| known.attribute != column.attribute);
         let backfill = match backfills.kept.remove(&column.attribute) {
             Some(Some(value)) => Backfill::Value(value),
             Some(None) => Backfill::Null,
-            // A default that was set after the column was added does not concern older rows; one that was computed for each
-            // of them has rewritten the table.
-            None if backfills.defaults.contains(&column.attribute) && rewritten => Backfill::Unknown,
             None if backfills.differing.contains(&column.attribute) => Backfill::Unknown,
+            None if rewritten && is_new => {
+                // Values that were computed for each row have rewritten the table. Their default may be gone since; what is left then are the values.
+                let computed = backfills.defaults.contains(&column.attribute)
+                    || !column.nullable
+                    || session.shows_values(&now.name, &column.name).await.map_err(failed)?;
+                if computed { Backfill::Unknown } else { Backfill::Null }
+            }
+            // A default that was set after the column was added does not concern older rows.
             None => Backfill::Null,
         };
-        CurrentColumn { column, backfill }
-    };
-    Ok(Some(now.columns.into_iter().map(current).collect()))
+        columns.push(CurrentColumn { column, backfill });
+    }
+    Ok(Some(CurrentTable { columns, file_node: now.file_node }))
 }
 
 /// Looks for rows of one table as the source has them now.

@@ -13,24 +13,27 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::OptionFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use millrace_apply::problem::source_schema_changed;
+use millrace_apply::problem::{partitions_changed, source_schema_changed};
 use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
 use millrace_clickhouse::Destination;
-use millrace_mapping::evolution::{StreamColumn, evolve};
-use millrace_mapping::{ChType, streams_as_binary};
+use millrace_mapping::evolution::{CurrentColumn, StreamColumn, earlier_form, evolve};
+use millrace_mapping::{ChType, EncodedBlock, streams_as_binary};
 use millrace_model::spec::{TableEngine, TruncatePolicy};
 use millrace_model::work::{
     Assignment, DestinationFacts, Outcome, Progress, Report, StreamProgress, StreamedTable, Swap, Work,
 };
-use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, TableDefinition, TableId, Timestamp};
+use millrace_model::{
+    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition, TableId, Timestamp,
+};
 use millrace_pgoutput::{Commit, Relation};
 use millrace_postgres::{
-    BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, StreamForm, classify,
+    BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, Session, StreamForm, classify,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
+use super::partitions::Partitions;
 use super::source::{self, RowFinder};
 use super::swap::swap_in;
 use super::tables::{self, PlannedTable};
@@ -61,10 +64,12 @@ const BULK_MESSAGES: u32 = 4_000_000;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
 const STATUS: Duration = Duration::from_secs(5);
+/// How often partitions are looked at, at least.
+const PARTITIONS: Duration = Duration::from_secs(30);
 /// How often the coordinator hears how far the stream is.
 const REPORT: Duration = Duration::from_millis(500);
 /// How often the source is asked which partitions have come to the tables that have some.
-const PARTITIONS: Duration = Duration::from_secs(10);
+const ATTACHED: Duration = Duration::from_secs(10);
 /// Memory is taken from the budget in steps.
 const STEP: u64 = 1 << 20;
 
@@ -172,6 +177,11 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         last_batch: None,
         insert_took: Duration::ZERO,
         incomplete_rows: FIRST_INCOMPLETE_ROWS,
+        largest: HashMap::new(),
+        said_until: HashMap::new(),
+        catalog: None,
+        partitions: HashMap::new(),
+        next_look: Instant::now(),
         unacknowledged: swaps.iter().map(|swap| (swap.id, 1)).collect(),
         swapped: swaps.iter().map(|swap| swap.id).collect(),
         struggling: BTreeMap::new(),
@@ -194,6 +204,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     };
     pump.take_settings();
     let mut signals = signals;
+    pump.look_at_partitions().await?;
     match pump.catch_up(&mut signals).await? {
         Caught::Up => {
             pump.open().await?;
@@ -256,6 +267,15 @@ struct Pump<'a> {
     insert_took: Duration,
     /// Rows of a batch that may lack values: so many that what is found fits into a batch.
     incomplete_rows: usize,
+    /// Bytes of the largest row of a table that was looked for last.
+    largest: HashMap<TableIndex, u64>,
+    /// Up to where tables were last said to be distrusted.
+    said_until: HashMap<TableId, Lsn>,
+    /// A session at the source for questions about its catalog, once there was one.
+    catalog: Option<Session>,
+    /// Of partitioned tables.
+    partitions: HashMap<usize, Partitions>,
+    next_look: Instant,
     /// Tables of which something was said that the coordinator has not said that it knows, and how often.
     unacknowledged: HashMap<TableId, usize>,
     /// Tables that this stream has swapped in.
@@ -284,7 +304,7 @@ enum Wake {
     Flush,
     Status,
     Report,
-    Partitions,
+    Attached,
 }
 
 impl Pump<'_> {
@@ -358,7 +378,7 @@ impl Pump<'_> {
                         self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
                     let mut followed = None;
                     while let Step::SchemaChanged { table, relation } = step {
-                        self.follow_once(table, &relation, &mut followed).await?;
+                        self.follow_once(table, &relation, lsn, &mut followed).await?;
                         step =
                             self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
                     }
@@ -417,8 +437,8 @@ impl Pump<'_> {
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report = tokio::time::interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut partitions = tokio::time::interval(PARTITIONS);
-        partitions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut attached = tokio::time::interval(ATTACHED);
+        attached.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let partitioned = self.planned.iter().any(|table| is_partitioned(&table.definition));
         // Asks for a keepalive, which says where the log ends: an idle source would leave us waiting for half a minute.
         self.acknowledge(true).await?;
@@ -440,7 +460,7 @@ impl Pump<'_> {
                 // 3. PostgreSQL must hear of us, also when nothing can be read.
                 _ = status.tick() => Wake::Status,
                 _ = report.tick() => Wake::Report,
-                _ = partitions.tick(), if partitioned => Wake::Partitions,
+                _ = attached.tick(), if partitioned => Wake::Attached,
                 // 4. A batch that is due, before more is read.
                 () = tokio::time::sleep_until(due), if waiting && room => Wake::Flush,
                 // 5. More changes, unless what waits is as large as a batch may be.
@@ -461,9 +481,10 @@ impl Pump<'_> {
                 Wake::Status => {
                     self.give_up_held().await;
                     self.acknowledge(false).await?;
+                    self.look_at_partitions().await?;
                 }
                 Wake::Report => self.report(),
-                Wake::Partitions => self.look_at_partitions().await?,
+                Wake::Attached => self.look_at_attached().await?,
                 Wake::Flush => self.send().await?,
                 Wake::Read(read) => {
                     read.map_err(|error| vec![self.source_failed(&error)])?;
@@ -474,8 +495,8 @@ impl Pump<'_> {
     }
 
     /// Rows that a partition held before it was attached are in nobody's stream. One that comes with such rows sets its table aside.
-    async fn look_at_partitions(&mut self) -> Result<(), Vec<Problem>> {
-        match self.compare_partitions().await {
+    async fn look_at_attached(&mut self) -> Result<(), Vec<Problem>> {
+        match self.compare_attached().await {
             // The next look may be luckier; the stream itself needs no further connection.
             Err(problems) if problems.iter().all(|problem| problem.recovery == Recovery::Retry) => {
                 tracing::debug!(?problems, "partitions could not be looked at");
@@ -485,7 +506,7 @@ impl Pump<'_> {
         }
     }
 
-    async fn compare_partitions(&mut self) -> Result<(), Vec<Problem>> {
+    async fn compare_attached(&mut self) -> Result<(), Vec<Problem>> {
         let session = source::connect(&self.stream.spec).await?;
         for index in 0..self.planned.len() {
             let definition = &self.planned[index].definition;
@@ -547,7 +568,7 @@ impl Pump<'_> {
                         let message = payload.to_vec();
                         let (mut again, mut followed) = (step, None);
                         while let Step::SchemaChanged { table, relation } = again {
-                            self.follow_once(table, &relation, &mut followed).await?;
+                            self.follow_once(table, &relation, start, &mut followed).await?;
                             again = self
                                 .applier
                                 .apply(start, &message)
@@ -580,7 +601,7 @@ impl Pump<'_> {
                 let mut step = self.replayed(lsn, message, &commit)?;
                 let mut followed = None;
                 while let Step::SchemaChanged { table, relation } = step {
-                    self.follow_once(table, &relation, &mut followed).await?;
+                    self.follow_once(table, &relation, lsn, &mut followed).await?;
                     step = self.replayed(lsn, message, &commit)?;
                 }
                 Box::pin(self.step(step)).await?;
@@ -624,12 +645,13 @@ impl Pump<'_> {
         &mut self,
         table: TableIndex,
         relation: &Relation,
+        lsn: Lsn,
         followed: &mut Option<TableIndex>,
     ) -> Result<(), Vec<Problem>> {
         if followed.replace(table) == Some(table) {
             return self.misfit(table).await;
         }
-        self.follow(table, relation).await
+        self.follow(table, relation, lsn).await
     }
 
     /// The table's rows do not fit its new definition either.
@@ -679,7 +701,18 @@ impl Pump<'_> {
             }
             Step::Apart => {
                 self.changes += 1;
-                self.dispatch();
+                // Rows of other tables that lack values go with what waited: the slot must not pass them, and what they lack may be overwritten by it.
+                self.make_room().await?;
+            }
+            Step::Described(TableIndex(index)) => {
+                // Also the copy that is to take its place.
+                let oid = self.planned[index].definition.oid;
+                for index in 0..self.planned.len() {
+                    if self.planned[index].definition.oid == oid && self.applier.is_active(TableIndex(index))
+                    {
+                        self.recognise(TableIndex(index)).await?;
+                    }
+                }
             }
             Step::Ignored | Step::Committed { .. } => {}
             Step::SetAside(tables) => self.set_aside(tables).await,
@@ -699,21 +732,127 @@ impl Pump<'_> {
                         self.truncate(index, lsn).await?;
                     }
                     self.changes += 1;
+                    if let Some(partitions) = self.partitions.get_mut(&index) {
+                        partitions.emptied();
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Lets a destination table follow its source, whose columns changed. Where it cannot, it is set aside.
-    async fn follow(&mut self, table: TableIndex, relation: &Relation) -> Result<(), Vec<Problem>> {
+    /// Asks the source whether a table that is described as it is known is still the same: a column that went and came again under its name is another one. A stream that is behind
+    /// the catalog may show this too early, but never without a cause.
+    async fn recognise(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
+        let definition = self.planned[table.0].definition.clone();
+        let session = self.take_catalog().await?;
+        let shape =
+            self.meanwhile(session.shape(definition.oid)).await?.map_err(|error| vec![classify(&error)])?;
+        self.catalog = Some(session);
+        // Columns come in the order of their numbers: in front of one that stayed the stream itself shows it.
+        let is_alive = |column: &SourceColumn| shape.columns.contains_key(&column.attribute);
+        let last = definition.columns.iter().rev().take_while(|column| !is_alive(column));
+        let is_same = |column: &SourceColumn, (name, oid, modifier): &(String, u32, i32)| {
+            (&column.name, column.type_oid, column.type_modifier) == (name, *oid, *modifier)
+        };
+        let again = last.filter(|column| shape.columns.values().any(|now| is_same(column, now)));
+        let reasons: Vec<String> = again
+            .map(|column| format!("column {:?} was dropped and added again under its name", column.name))
+            .collect();
+        if !reasons.is_empty() {
+            return self.give_up(table, source_schema_changed(&definition.name, &reasons)).await;
+        }
+        let planned = &mut self.planned[table.0];
+        let known = |(number, (name, oid, modifier)): (&i16, &(String, u32, i32))| {
+            planned.spec.excluded_columns.contains(name)
+                || planned.ignored.contains(name)
+                || definition.columns.iter().any(|column| {
+                    (column.attribute, column.type_oid, column.type_modifier) == (*number, *oid, *modifier)
+                })
+        };
+        // As it is known, it may have been rewritten; only the file of a later form tells how its columns came.
+        if definition.columns.iter().all(is_alive) && shape.columns.iter().all(known) {
+            planned.definition.file_node = shape.file_node;
+        }
+        if definition.file_node == 0 { self.look_at_partitions_of(table).await } else { Ok(()) }
+    }
+
+    /// Looks at the partitions of every partitioned table that is due.
+    async fn look_at_partitions(&mut self) -> Result<(), Vec<Problem>> {
+        let is_due = Instant::now() >= self.next_look;
+        if is_due {
+            self.next_look = Instant::now() + PARTITIONS;
+        }
+        for index in 0..self.planned.len() {
+            let doubted = self.partitions.get(&index).and_then(|partitions| partitions.doubted_at);
+            if self.planned[index].definition.file_node == 0
+                && self.applier.is_active(TableIndex(index))
+                && (is_due || doubted.is_some_and(|lsn| self.source >= lsn))
+            {
+                self.look_at_partitions_of(TableIndex(index)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether something happened to a table's partitions that the stream does not tell. The stream is given the time to explain it.
+    async fn look_at_partitions_of(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
+        let failed = |error: millrace_postgres::Error| vec![classify(&error)];
+        let (oid, name) = {
+            let definition = &self.planned[table.0].definition;
+            (definition.oid, definition.name.clone())
+        };
+        let session = self.take_catalog().await?;
+        let Some(mut partitions) = self.partitions.remove(&table.0) else {
+            let partitions = Partitions::look(&session, oid).await;
+            self.partitions.extend(unless_locked(partitions)?.map(|partitions| (table.0, partitions)));
+            self.catalog = Some(session);
+            return Ok(());
+        };
+        let found = self.meanwhile(partitions.compare(&session, oid)).await?;
+        let found = unless_locked(found)?.unwrap_or_default();
+        if !found.is_empty() {
+            match partitions.doubted_at {
+                Some(lsn) if self.source >= lsn => {
+                    return self.give_up(table, partitions_changed(&name, &found)).await;
+                }
+                Some(_) => {}
+                None => partitions.doubted_at = Some(session.log_end().await.map_err(failed)?),
+            }
+            // Where an idle log ends is only said when it is asked for.
+            self.acknowledge(true).await?;
+        }
+        self.partitions.insert(table.0, partitions);
+        self.catalog = Some(session);
+        Ok(())
+    }
+
+    /// A session for questions, to be put back after use.
+    async fn take_catalog(&mut self) -> Result<Session, Vec<Problem>> {
+        match self.catalog.take().filter(|session| !session.is_closed()) {
+            Some(session) => Ok(session),
+            None => source::connect(&self.stream.spec).await,
+        }
+    }
+
+    /// Waits for something that may take long. PostgreSQL hears of us meanwhile.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Vec<Problem>> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
+            }
+        }
+    }
+
+    /// Lets a destination table follow its source, whose columns changed by the change at `lsn`. Where it cannot, it is set aside.
+    async fn follow(&mut self, table: TableIndex, relation: &Relation, lsn: Lsn) -> Result<(), Vec<Problem>> {
         self.arrive_all().await?;
-        let recorded = self.planned[table.0].definition.clone();
+        let planned = &mut self.planned[table.0];
+        let recorded = planned.ahead.take().map_or_else(|| planned.definition.clone(), |ahead| *ahead);
         let name = recorded.name.clone();
         let cannot = |reasons: &[String]| source_schema_changed(&name, reasons);
-        let Some(current) = source::current_columns(&self.stream.spec, &recorded).await? else {
-            return self.give_up(table, cannot(&["it is gone".to_owned()])).await;
-        };
         let columns: Vec<StreamColumn> = relation
             .columns
             .iter()
@@ -723,13 +862,46 @@ impl Pump<'_> {
                 type_modifier: column.type_modifier,
             })
             .collect();
+        if lsn < recorded.holds_from
+            && let Some((earlier, gone)) =
+                earlier_form(&recorded, &columns, &self.planned[table.0].spec.excluded_columns)
+        {
+            return self.go_back(table, recorded, &earlier, &gone).await;
+        }
+        let session = self.take_catalog().await?;
+        let partitions = self.partitions.remove(&table.0);
+        let current = source::current_table(&session, &recorded, partitions.as_ref());
+        let current = self.meanwhile(current).await??;
+        if partitions.is_some() {
+            let partitions = Partitions::look(&session, recorded.oid).await;
+            self.partitions.extend(unless_locked(partitions)?.map(|partitions| (table.0, partitions)));
+        }
+        self.catalog = Some(session);
+        let Some(source::CurrentTable { columns: current, file_node }) = current else {
+            return self.give_up(table, cannot(&["it is gone".to_owned()])).await;
+        };
         let table_spec = &self.planned[table.0].spec;
         let (excluded, sorting_key) = (table_spec.excluded_columns.clone(), table_spec.sorting_keys.clone());
         let policy = self.stream.spec.settings.schema_changes;
-        let evolution = match evolve(&recorded, &columns, &current, &excluded, &sorting_key, policy) {
+        let mut evolution = match evolve(&recorded, &columns, &current, &excluded, &sorting_key, policy) {
             Ok(evolution) => evolution,
             Err(reasons) => return self.give_up(table, cannot(&reasons)).await,
         };
+        if evolution.definition.columns != recorded.columns {
+            evolution.definition.holds_from = lsn;
+        }
+        // A catalog that is ahead has the file of a form that is yet to come.
+        let is_sent = |now: &CurrentColumn| {
+            let now = &now.column;
+            let same = |sent: &StreamColumn| {
+                sent.name == now.name
+                    && (sent.type_oid, sent.type_modifier) == (now.type_oid, now.type_modifier)
+            };
+            now.generated || excluded.contains(&now.name) || columns.iter().any(same)
+        };
+        if current.iter().all(is_sent) {
+            evolution.definition.file_node = file_node;
+        }
         let facts = self.stream.destination;
         let held = &self.planned[table.0];
         let (id, copying, begins) = (held.id, held.copying, held.begins);
@@ -737,8 +909,11 @@ impl Pump<'_> {
             tables::plan(&self.stream.spec, &held.spec, &evolution.definition, &self.destination, facts)?;
         let planned = PlannedTable { id, copying, begins, ignored: evolution.ignored, ..planned };
         let mut patience = Patience::new(&name);
-        while let Err(error) = self.destination.alter_columns(&planned.target, &evolution.alterations).await {
-            if let Err(problem) = patience.wait(&error).await {
+        let destination = self.destination.clone();
+        loop {
+            let altered = destination.alter_columns(&planned.target, &evolution.alterations);
+            let Err(error) = self.meanwhile(altered).await? else { break };
+            if let Err(problem) = self.meanwhile(patience.wait(&error)).await? {
                 return match problem.recovery {
                     Recovery::Retry => Err(vec![problem]),
                     _ => self.give_up(table, problem).await,
@@ -757,6 +932,37 @@ impl Pump<'_> {
         if reopen {
             let message = "a new column needs the stream's values in text form";
             return Err(vec![Problem::transient("STREAM_REOPENED", message, "it is opened again by itself")]);
+        }
+        Ok(())
+    }
+
+    /// Takes in changes from before the form that is recorded, as after a crash: the destination has that form already.
+    async fn go_back(
+        &mut self,
+        table: TableIndex,
+        recorded: TableDefinition,
+        earlier: &TableDefinition,
+        gone: &[String],
+    ) -> Result<(), Vec<Problem>> {
+        let (spec, facts) = (&self.stream.spec, self.stream.destination);
+        let held = &self.planned[table.0];
+        let (id, copying, begins) = (held.id, held.copying, held.begins);
+        let target = tables::plan(spec, &held.spec, &recorded, &self.destination, facts)?;
+        let planned = tables::plan(spec, &held.spec, earlier, &self.destination, facts)?;
+        let mut planned = PlannedTable { id, copying, begins, ..planned };
+        for column in &mut planned.columns {
+            if let Some(now) = target.columns.iter().find(|now| now.name == column.name) {
+                column.target = now.target.clone();
+            }
+        }
+        planned.target.columns.clone_from(&planned.columns);
+        planned.ignored.clone_from(&self.planned[table.0].ignored);
+        planned.ahead = Some(Box::new(recorded));
+        tracing::info!(table.name = %earlier.name, "the stream sends changes from before the table's form");
+        let redefined = self.applier.redefine(table, planned.stream_table(), gone);
+        self.planned[table.0] = planned;
+        if let Err(problem) = redefined {
+            self.set_aside(vec![(table, *problem)]).await;
         }
         Ok(())
     }
@@ -800,72 +1006,175 @@ impl Pump<'_> {
     /// Looks for the values that updates left out: in the destination as it was before this batch, then at the source.
     async fn find_values(&mut self) -> Result<(), Vec<Problem>> {
         self.arrive_sent().await?;
-        let (mut found_rows, mut found_bytes) = (0, 0);
-        for (table, sought) in self.applier.sought() {
-            let planned = &self.planned[table.0];
-            let columns = sought.columns.iter().map(|column| &planned.columns[*column]);
-            let columns: Vec<(&str, &ChType)> =
-                columns.map(|column| (column.name.as_str(), &column.target)).collect();
-            let target = &planned.target;
+        for (table, _) in self.applier.incomplete_tables() {
+            self.find_values_of(table).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for a table's values. Where they are more than fits into a batch, rows are completed and sent portion by portion; what is left goes with the batch.
+    async fn find_values_of(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
+        loop {
+            let waiting = self.applier.sought_rows(table);
+            let mut portion = self.portion(table, waiting).await?;
+            // Without memory for more it is one row at a time.
+            let memory = self.shared.budget.try_reserve(BATCH_BYTES as u64);
+            if memory.is_none() {
+                portion = portion.min(1);
+            }
+            if !self.find_in_destination(table, portion).await? {
+                continue;
+            }
+            portion = self.find_at_source(table, portion).await?;
+            if portion >= waiting {
+                if let Some(memory) = memory {
+                    self.reserved.merge(memory);
+                }
+                return Ok(());
+            }
+            match self.applier.complete_first(table, portion, now()) {
+                Ok(block) => {
+                    let blocks = block.filter(|block| block.rows > 0).map(|block| (table, block));
+                    let reserved = memory.unwrap_or_else(|| self.shared.budget.empty());
+                    self.send_blocks(blocks.into_iter().collect(), Lsn::ZERO, None, reserved);
+                }
+                Err(problem) => {
+                    self.set_aside(vec![(table, *problem)]).await;
+                    return Ok(());
+                }
+            }
+            self.arrive_sent().await?;
+        }
+    }
+
+    /// How many of a table's rows, from the first, can be looked for at a time.
+    async fn portion(&mut self, table: TableIndex, waiting: usize) -> Result<usize, Vec<Problem>> {
+        let most = BATCH_BYTES as u64;
+        if self.largest.get(&table).is_some_and(|largest| largest.saturating_mul(waiting as u64) <= most) {
+            return Ok(waiting);
+        }
+        let planned = &self.planned[table.0];
+        let (target, columns) = (planned.target.clone(), planned.columns.clone());
+        let destination = self.destination.clone();
+        let mut sizes = Vec::new();
+        for sought in self.applier.sought_of(table, waiting) {
+            let columns: Vec<&str> =
+                sought.columns.iter().map(|column| columns[*column].name.as_str()).collect();
             let mut patience = Patience::new(&target.source);
-            let rows = loop {
-                let rows = self.destination.current_rows(
+            sizes.extend(loop {
+                let asked = destination.current_sizes(
                     &target.table,
                     &target.metadata,
                     &sought.places,
                     &sought.place,
                     &columns,
                 );
-                match rows.await {
-                    Ok(rows) => break rows,
-                    Err(error) => patience.wait(&error).await.map_err(|problem| vec![problem])?,
+                match self.meanwhile(asked).await? {
+                    Ok(sizes) => break sizes,
+                    Err(error) => {
+                        self.meanwhile(patience.wait(&error)).await?.map_err(|problem| vec![problem])?;
+                    }
+                }
+            });
+        }
+        self.largest.insert(table, sizes.iter().map(|(_, size)| *size).max().unwrap_or(0));
+        Ok(self.applier.portion(table, &sizes, most))
+    }
+
+    /// Looks for a table's first rows in the destination. Where they are larger than was thought nothing is found.
+    async fn find_in_destination(&mut self, table: TableIndex, rows: usize) -> Result<bool, Vec<Problem>> {
+        let planned = &self.planned[table.0];
+        let (target, columns) = (planned.target.clone(), planned.columns.clone());
+        let destination = self.destination.clone();
+        // One row may be as large as it likes.
+        let limit = if rows > 1 { 2 * BATCH_BYTES } else { usize::MAX };
+        let (mut found_rows, mut found_bytes, mut largest) = (0, 0, 0);
+        for sought in self.applier.sought_of(table, rows) {
+            let columns: Vec<(&str, &ChType)> = sought
+                .columns
+                .iter()
+                .map(|column| (columns[*column].name.as_str(), &columns[*column].target))
+                .collect();
+            let mut patience = Patience::new(&target.source);
+            let found = loop {
+                let asked = destination.current_rows(
+                    &target.table,
+                    &target.metadata,
+                    &sought.places,
+                    &sought.place,
+                    &columns,
+                    limit.saturating_sub(found_bytes),
+                );
+                match self.meanwhile(asked).await? {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        self.meanwhile(patience.wait(&error)).await?.map_err(|problem| vec![problem])?;
+                    }
                 }
             };
-            for row in rows {
+            let Some(found) = found else {
+                self.largest.remove(&table);
+                return Ok(false);
+            };
+            for row in found {
                 found_rows += 1;
-                found_bytes += row.values.iter().map(Vec::len).sum::<usize>();
+                let bytes = row.values.iter().map(Vec::len).sum::<usize>();
+                found_bytes += bytes;
+                largest = largest.max(bytes as u64);
                 let found = Found { version: row.version, is_deleted: row.is_deleted, values: row.values };
                 self.applier.supply(table, row.ordinal, found);
             }
         }
+        self.largest.insert(table, largest);
         if let Some(each) = found_bytes.checked_div(found_rows) {
             self.incomplete_rows = (BATCH_BYTES / each.max(1)).clamp(1, INCOMPLETE_ROWS);
         }
-        let sought = self.applier.still_sought();
+        Ok(true)
+    }
+
+    /// Looks at the source for what the destination lacks of a table's first rows. Gives how many are done: fewer where their values are more than fits into a batch.
+    async fn find_at_source(&mut self, table: TableIndex, rows: usize) -> Result<usize, Vec<Problem>> {
+        let sought = self.applier.still_sought_of(table, rows);
         if sought.is_empty() {
-            return Ok(());
+            return Ok(rows);
         }
         let session = source::connect(&self.stream.spec).await?;
-        for (table, rows) in sought {
-            let mut found = Vec::new();
-            let stream_table = self.planned[table.0].stream_table();
-            let Some(finder) = RowFinder::of_table(&session, &stream_table).await? else {
-                let reason =
-                    "a column was dropped whose values an earlier update left out, and the destination lacks them".to_owned();
-                let problem = source_schema_changed(&stream_table.definition.name, &[reason]);
-                self.give_up(table, problem).await?;
-                continue;
-            };
-            for (number, place) in rows {
-                let values = finder.find(&place).await?;
-                found.extend(values.map(|values| (number, values)));
+        let stream_table = self.planned[table.0].stream_table();
+        let Some(finder) = RowFinder::of_table(&session, &stream_table).await? else {
+            let reason =
+                "a column was dropped whose values an earlier update left out, and the destination lacks them".to_owned();
+            let problem = source_schema_changed(&stream_table.definition.name, &[reason]);
+            self.give_up(table, problem).await?;
+            return Ok(rows);
+        };
+        let (mut found, mut bytes, mut done) = (Vec::new(), 0, rows);
+        for (number, place) in sought {
+            if bytes >= BATCH_BYTES {
+                done = number;
+                break;
             }
-            // Only now, so that it is not before what was read.
-            let end = session.log_end().await.map_err(|error| vec![classify(&error)])?;
-            for (number, values) in found {
-                self.applier.supply_from_source(table, number, values);
-            }
-            self.applier.distrust_until(table, end);
-            let planned = &mut self.planned[table.0];
-            // Said only where it is news: what was said reaches further already.
-            if planned.definition.distrusted_until >= end {
-                continue;
-            }
-            planned.definition.distrusted_until = end;
-            let (id, definition) = (planned.id, Box::new(planned.definition.clone()));
-            self.say(id, Report::TableChanged(id, definition)).await;
+            let values = self.meanwhile(finder.find(&place)).await??;
+            bytes += values.iter().flatten().flatten().map(Vec::len).sum::<usize>();
+            found.extend(values.map(|values| (number, values)));
         }
-        Ok(())
+        // Only now, so that it is not before what was read.
+        let end = session.log_end().await.map_err(|error| vec![classify(&error)])?;
+        for (number, values) in found {
+            self.applier.supply_from_source(table, number, values);
+        }
+        self.applier.distrust_until(table, end);
+        let planned = &mut self.planned[table.0];
+        planned.definition.distrusted_until = planned.definition.distrusted_until.max(end);
+        let id = planned.id;
+        let definition = planned.ahead.as_deref_mut().unwrap_or(&mut planned.definition);
+        // Said only where it is news: what was said reaches further already.
+        if self.said_until.insert(id, end).is_some_and(|said| said >= end) {
+            return Ok(done);
+        }
+        definition.distrusted_until = definition.distrusted_until.max(end);
+        let definition = Box::new(definition.clone());
+        self.say(id, Report::TableChanged(id, definition)).await;
+        Ok(done)
     }
 
     async fn set_aside(&mut self, tables: Vec<(TableIndex, Problem)>) {
@@ -906,6 +1215,17 @@ impl Pump<'_> {
             return;
         }
         let reserved = std::mem::replace(&mut self.reserved, self.shared.budget.empty());
+        self.send_blocks(blocks, committed, commits.map(|commits| commits.newest), reserved);
+    }
+
+    /// Sends blocks as one batch.
+    fn send_blocks(
+        &mut self,
+        blocks: Vec<(TableIndex, EncodedBlock)>,
+        committed: Lsn,
+        newest_commit: Option<Timestamp>,
+        reserved: Reservation,
+    ) {
         let number = self.next_batch;
         self.next_batch += 1;
         self.last_batch = Some(Instant::now());
@@ -949,7 +1269,6 @@ impl Pump<'_> {
             }
             .instrument(span),
         );
-        let newest_commit = commits.map(|commits| commits.newest);
         self.batches.push_back(Sent { number, committed, newest_commit, arrived: false });
     }
 
@@ -1046,7 +1365,7 @@ impl Pump<'_> {
         tracing::info!("draining");
         self.arrive_all().await?;
         while !self.unacknowledged.is_empty() {
-            let recorded = signals.recorded.next().await;
+            let recorded = self.meanwhile(signals.recorded.next()).await?;
             self.acknowledged(&recorded);
         }
         self.acknowledge(false).await?;
@@ -1063,6 +1382,17 @@ impl Pump<'_> {
 /// A partitioned table has no storage of its own.
 fn is_partitioned(definition: &TableDefinition) -> bool {
     definition.file_node == 0
+}
+
+/// Nothing where somebody alters what was asked for: it is asked for again before long.
+fn unless_locked<T>(asked: Result<T, millrace_postgres::Error>) -> Result<Option<T>, Vec<Problem>> {
+    match asked {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) => match classify(&error) {
+            problem if problem.code == "SOURCE_LOCKED" => Ok(None),
+            problem => Err(vec![problem]),
+        },
+    }
 }
 
 /// An internal error of the decoder is tried again with whole transactions before anybody is troubled.

@@ -21,6 +21,8 @@ pub(crate) struct PlannedTable {
     pub(crate) copying: bool,
     /// Changes of transactions that committed before this are in the copy.
     pub(crate) begins: Lsn,
+    /// The recorded form, while the stream is read again and sends changes from before it.
+    pub(crate) ahead: Option<Box<TableDefinition>>,
 }
 
 /// Plans one table; fails where its specification does not fit what the source has.
@@ -66,6 +68,7 @@ pub(crate) fn plan(
         id: TableId::default(),
         copying: false,
         begins: Lsn::ZERO,
+        ahead: None,
     })
 }
 

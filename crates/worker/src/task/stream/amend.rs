@@ -86,7 +86,11 @@ impl Pump<'_> {
 
     /// Nothing is on its way to the tables; PostgreSQL hears of us while they are swapped.
     async fn swap(&mut self, swap: &Swap) -> Result<(), Vec<Problem>> {
-        if !self.swapped.insert(swap.id) {
+        // One that this stream has left out, which is not recorded yet, must not be seen by anybody.
+        let left_out = |(index, planned): (usize, &PlannedTable)| {
+            planned.id == swap.id && !self.applier.is_active(TableIndex(index))
+        };
+        if self.planned.iter().enumerate().any(left_out) || !self.swapped.insert(swap.id) {
             return Ok(());
         }
         {
@@ -137,7 +141,8 @@ impl Pump<'_> {
             let facts = self.stream.destination;
             let anew = tables::plan(&self.stream.spec, &spec, &planned.definition, &self.destination, facts)?;
             let (id, copying, begins) = (planned.id, planned.copying, planned.begins);
-            *planned = PlannedTable { id, copying, begins, ignored: planned.ignored.clone(), ..anew };
+            let (ignored, ahead) = (planned.ignored.clone(), planned.ahead.take());
+            *planned = PlannedTable { id, copying, begins, ignored, ahead, ..anew };
             let stream_table = planned.stream_table();
             if let Err(problem) = self.applier.redefine(TableIndex(index), stream_table, &[]) {
                 self.set_aside(vec![(TableIndex(index), *problem)]).await;
