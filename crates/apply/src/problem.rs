@@ -15,7 +15,7 @@ pub(crate) fn toast_value_missing(table: &TableName, column: &str, key: &str) ->
             "an update of the row with {key} does not carry column {column:?}, which it left unchanged and which is \
              stored out of line"
         ),
-        format!("run ALTER TABLE {table} REPLICA IDENTITY FULL, then copy the table anew"),
+        format!("run ALTER TABLE {table} REPLICA IDENTITY FULL, then run `millrace pipe retry`"),
     )
     .of_table(table)
 }
@@ -24,7 +24,7 @@ pub(crate) fn toast_value_missing(table: &TableName, column: &str, key: &str) ->
 pub(crate) fn row_not_carried(table: &TableName, key: &str, error: &RowError) -> Problem {
     let remedy = match error {
         RowError::Value(error) if !error.remedy().is_empty() => error.remedy(),
-        _ => "name the column under excludedColumns or mend the row, then copy the table anew",
+        _ => "name the column under excludedColumns or mend the row, then run `millrace pipe retry`",
     };
     let message = format!("the row with {key} cannot be carried over: {error}");
     let code = match error {
@@ -39,7 +39,7 @@ pub fn source_schema_changed(table: &TableName, changes: &[String]) -> Problem {
     Problem::operator(
         "SOURCE_SCHEMA_CHANGED",
         format!("the table changed at the source: {}", changes.join("; ")),
-        "copy the table anew with its present columns",
+        "run `millrace pipe retry`, which copies the table anew with its present columns",
     )
     .of_table(table)
 }
@@ -49,7 +49,7 @@ pub fn partitions_changed(table: &TableName, changes: &[String]) -> Problem {
     Problem::operator(
         "PARTITIONS_CHANGED",
         changes.join("; "),
-        "copy the table anew; attach partitions while they are empty, and delete rows before a partition is detached or dropped",
+        "run `millrace pipe retry`, which copies the table anew; attach partitions while they are empty; where the destination is to keep the rows of partitions that go, set truncate: ignore",
     )
     .of_table(table)
 }
@@ -72,7 +72,7 @@ pub(crate) fn replica_identity_changed(table: &TableName, lost: &[&str]) -> Prob
             "updates and deletes do not carry the old value of {}, by which rows are told apart",
             quoted(lost)
         ),
-        format!("run ALTER TABLE {table} REPLICA IDENTITY FULL or name the index over the key, then copy the table anew"),
+        format!("run ALTER TABLE {table} REPLICA IDENTITY FULL or name the index over the key, then run `millrace pipe retry`"),
     )
     .of_table(table)
 }

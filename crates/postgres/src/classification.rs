@@ -61,7 +61,7 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
 ];
 
 const RETRIED: &str = "it is tried again by itself";
-const COPY_ANEW: &str = "delete the pipe and make it anew: what changed meanwhile is no longer in the log";
+const COPY_ANEW: &str = "run `millrace pipe resync`, which makes another: what changed meanwhile is no longer in the log";
 
 /// What an error means for a pipe. What is not known is the operator's.
 pub fn classify(error: &Error) -> Problem {
@@ -142,7 +142,7 @@ fn refused(step: Step, refusal: &ServerError, message: String) -> Problem {
         (Step::Stream, "42704") => Problem::permanent(
             "PUBLICATION_MISSING",
             message,
-            hinted("delete the pipe and make it anew: without the publication changes went by"),
+            hinted("run `millrace pipe resync`, which makes it again: without the publication changes went by"),
         ),
         (_, "28P01" | "28000") => Problem::operator(
             "SOURCE_AUTHENTICATION_FAILED",
@@ -158,7 +158,7 @@ fn refused(step: Step, refusal: &ServerError, message: String) -> Problem {
         (_, "42P01" | "42703" | "3F000") => Problem::operator(
             "SOURCE_TABLE_MISSING",
             message,
-            hinted("the table changed since the pipe was made; make the pipe anew"),
+            hinted("the table changed since it was described; run `millrace pipe retry` once it is as it should be"),
         ),
         (_, "55006") => Problem::transient("SLOT_BUSY", message, hinted("end the other reader of the slot")),
         (_, "55P03") => Problem::transient("SOURCE_LOCKED", message, hinted(RETRIED)),

@@ -35,17 +35,24 @@ impl Partitions {
     }
 
     /// Whatever happened to partitions with rows that the stream does not tell, each as part of a sentence. Where nothing did, those that there are now count as known.
-    pub(crate) async fn compare(&mut self, session: &Session, oid: u32) -> Result<Vec<String>, Error> {
+    /// `keeps_gone` is `truncate: ignore`: rows of partitions that are gone or emptied stay in the destination, as those of tables do that are truncated.
+    pub(crate) async fn compare(
+        &mut self,
+        session: &Session,
+        oid: u32,
+        keeps_gone: bool,
+    ) -> Result<Vec<String>, Error> {
         let now = session.leaves(oid).await?;
         let mut found = Vec::new();
         for (oid, known) in &self.seen {
             let Some(leaf) = now.get(oid) else {
-                if known.has_rows {
+                if known.has_rows && !keeps_gone {
                     found.push(format!("partition {}, which held rows, was detached or dropped", known.name));
                 }
                 continue;
             };
-            if known.has_rows && leaf.file_node != known.file_node && !session.kept_rows(leaf).await? {
+            let emptied = !leaf.has_rows && keeps_gone;
+            if known.has_rows && leaf.file_node != known.file_node && !emptied && !session.kept_rows(leaf).await? {
                 found.push(format!("partition {} was emptied or rewritten by itself", leaf.name));
             }
         }

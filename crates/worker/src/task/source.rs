@@ -39,7 +39,7 @@ pub(crate) async fn claim_slot(
                 "another PostgreSQL cluster answers at {}:{}: its system identifier is {found}, the pipe was made from {system_identifier}",
                 spec.source.host, spec.source.port
             ),
-            "point the pipe at the cluster it was made from, or delete it and make it anew",
+            "point the pipe at the cluster it was made from, or run `millrace pipe resync` to copy from this one",
         )]);
     }
     session.require_usable_slot(slot_name).await.map_err(failed)?;

@@ -809,7 +809,8 @@ impl Pump<'_> {
             self.catalog = Some(session);
             return Ok(());
         };
-        let found = self.meanwhile(partitions.compare(&session, oid)).await?;
+        let keeps_gone = self.stream.spec.settings.truncate == TruncatePolicy::Ignore;
+        let found = self.meanwhile(partitions.compare(&session, oid, keeps_gone)).await?;
         let found = unless_locked(found)?.unwrap_or_default();
         if !found.is_empty() {
             match partitions.doubted_at {
