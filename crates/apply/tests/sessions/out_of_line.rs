@@ -177,8 +177,8 @@ impl Destination {
         for (table, mut waiting) in applier.incomplete_tables() {
             while waiting > portion {
                 self.find(applier, table, portion, source);
-                let block = applier.complete_first(table, portion, Timestamp(0)).unwrap().unwrap();
-                native::rows(&block).into_iter().for_each(|row| self.insert(row));
+                let block = applier.complete_first(table, portion, Timestamp(0)).expect("its rows fit");
+                block.iter().flat_map(native::rows).for_each(|row| self.insert(row));
                 waiting = applier.sought_rows(table);
             }
             self.find(applier, table, waiting, source);
