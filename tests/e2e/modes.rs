@@ -132,3 +132,36 @@ async fn settings_and_credentials_change_while_the_pipe_runs() {
     let left = "SELECT count() FROM system.tables WHERE database = 'mirror'";
     assert_eq!(stack.destination().query(left).fetch_one::<u64>().await.unwrap(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_rewritten_while_it_is_copied_is_copied_anew_by_itself() {
+    let mut stack = Stack::servers().await;
+    stack.start_coordinator(&[]).await;
+    stack.start_worker_with("one", &["--max-tasks", "1"]).await;
+    let source = stack.source().await;
+    sample_tables(&source, 60_000).await;
+    let settings = SETTINGS.replace("5000", "1000").replace("Tables: 2", "Tables: 1");
+    stack.apply(&stack.write_pipe_of("shop", &["orders", "items"], &settings)).await;
+    stack
+        .wait("some partitions to be done", async || {
+            stack.get("shop").await["tables"][0]["partitionsDone"].as_u64().unwrap_or(0) >= 2
+        })
+        .await;
+    // The table under way and the one that waits.
+    source.batch_execute("ALTER TABLE items ALTER line TYPE bigint").await.unwrap();
+    source.batch_execute("UPDATE orders SET note = 'x' WHERE id < 10").await.unwrap();
+    stack.wait_for("shop", "Running").await;
+    stack
+        .wait("both to stream", async || {
+            let shown = stack.get("shop").await;
+            let tables = shown["tables"].as_array().cloned().unwrap_or_default();
+            tables
+                .iter()
+                .all(|table| table["state"] == "TABLE_STATE_STREAMING" && table["successor"].is_null())
+        })
+        .await;
+    source.batch_execute("INSERT INTO items VALUES (1, 99, 'after')").await.unwrap();
+    stack.caught_up("shop").await;
+    stack.assert_equal("orders", &["id"]).await;
+    stack.assert_equal("items", &["order_id", "line"]).await;
+}

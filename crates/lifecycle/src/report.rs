@@ -8,6 +8,9 @@ use crate::pipe::{PipeEvent, PipeState};
 use crate::record::{Actor, Copied, Phase, Purpose, SlotRecord, SnapshotRecord, Task};
 use crate::table::{TableEvent, TableState};
 
+/// Problems of a copy after which what was copied of its table is of no use: to try the partition again would mend nothing.
+const COPY_IS_VOID: [&str; 2] = ["APPEND_ONLY_COPY_INTERRUPTED", "SOURCE_TABLE_REWRITTEN"];
+
 /// The report names an assignment that does not stand, or stands with another worker, or is of another kind. It changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("assignment {0} does not stand with this worker")]
@@ -316,7 +319,7 @@ impl PipeAggregate {
         }
         let tables = self.failing_tables(&task, problems);
         if let Task::Copy { table, .. } = &task
-            && first.code == "APPEND_ONLY_COPY_INTERRUPTED"
+            && COPY_IS_VOID.contains(&first.code.as_str())
         {
             self.set_aside(*table, first, actor.clone(), now);
             return Aftermath::Fine;

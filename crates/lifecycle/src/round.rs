@@ -265,6 +265,7 @@ impl PipeAggregate {
         let table = &mut self.table_mut(id)?.record;
         table.replaces = None;
         table.round = None;
+        table.failures = 0;
         table.written.clone_from(&table.spec.target);
         let for_good = !self.pipe.spec.mode.follows();
         let event = if for_good { TableEvent::SwappedForGood } else { TableEvent::SwappedBeforeStream };

@@ -61,7 +61,8 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
 ];
 
 const RETRIED: &str = "it is tried again by itself";
-const COPY_ANEW: &str = "run `millrace pipe resync`, which makes another: what changed meanwhile is no longer in the log";
+const COPY_ANEW: &str =
+    "run `millrace pipe resync`, which makes another: what changed meanwhile is no longer in the log";
 
 /// What an error means for a pipe. What is not known is the operator's.
 pub fn classify(error: &Error) -> Problem {
@@ -90,10 +91,10 @@ pub fn classify(error: &Error) -> Problem {
             message,
             "give the pipe a slot of its own (settings.replicationSlotName)",
         ),
-        Error::Rewritten => Problem::operator(
+        Error::Rewritten => Problem::transient(
             "SOURCE_TABLE_REWRITTEN",
             message,
-            "copy the table anew, and leave VACUUM FULL, CLUSTER and ALTER TABLE until the copy is done",
+            "it is copied anew by itself, once; leave VACUUM FULL, CLUSTER and ALTER TABLE until the copy is done",
         ),
         Error::SlotBusy { .. } => Problem::transient(
             "SLOT_BUSY",
@@ -142,7 +143,9 @@ fn refused(step: Step, refusal: &ServerError, message: String) -> Problem {
         (Step::Stream, "42704") => Problem::permanent(
             "PUBLICATION_MISSING",
             message,
-            hinted("run `millrace pipe resync`, which makes it again: without the publication changes went by"),
+            hinted(
+                "run `millrace pipe resync`, which makes it again: without the publication changes went by",
+            ),
         ),
         (_, "28P01" | "28000") => Problem::operator(
             "SOURCE_AUTHENTICATION_FAILED",
@@ -158,7 +161,9 @@ fn refused(step: Step, refusal: &ServerError, message: String) -> Problem {
         (_, "42P01" | "42703" | "3F000") => Problem::operator(
             "SOURCE_TABLE_MISSING",
             message,
-            hinted("the table changed since it was described; run `millrace pipe retry` once it is as it should be"),
+            hinted(
+                "the table changed since it was described; run `millrace pipe retry` once it is as it should be",
+            ),
         ),
         (_, "55006") => Problem::transient("SLOT_BUSY", message, hinted("end the other reader of the slot")),
         (_, "55P03") => Problem::transient("SOURCE_LOCKED", message, hinted(RETRIED)),
