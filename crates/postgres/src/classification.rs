@@ -41,6 +41,7 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
     ("SOURCE_DATABASE_MISSING", "The database does not exist."),
     ("SOURCE_IS_STANDBY", "The source is a standby, where changes cannot be followed."),
     ("SOURCE_LOCKED", "Somebody holds a lock that a statement waited for too long; tried again."),
+    ("SOURCE_NO_FAILOVER_SLOTS", "enableFailoverSlots needs PostgreSQL 17 or later."),
     ("SOURCE_NOT_A_TABLE", "A view, materialised view, foreign table or sequence cannot be copied."),
     ("SOURCE_NOT_OWNER", "The role does not own a table and so cannot add it to a publication."),
     ("SOURCE_OUT_OF_RESOURCES", "PostgreSQL lacks connections, senders, slots, memory or disk; tried again."),
