@@ -165,3 +165,105 @@ async fn a_table_that_is_rewritten_while_it_is_copied_is_copied_anew_by_itself()
     stack.assert_equal("orders", &["id"]).await;
     stack.assert_equal("items", &["order_id", "line"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_replica_is_copied_once_and_a_failover_slot_is_made_where_it_is_asked_for() {
+    let stack = Stack::start().await;
+    let source = stack.source().await;
+    sample_tables(&source, 5_000).await;
+
+    // A standby by the low-level backup calls (manual: "Making a Base Backup Using the Low Level API").
+    source.execute("SELECT pg_backup_start('standby', true)", &[]).await.unwrap();
+    let (primary, standby) = (stack.postgres.data_dir().join("cluster"), stack.folder.path().join("standby"));
+    let copy = async |from: &std::path::Path, to: &std::path::Path| {
+        let copied = tokio::process::Command::new("cp").arg("-a").arg(from).arg(to).status().await.unwrap();
+        assert!(copied.success());
+    };
+    std::fs::create_dir(&standby).unwrap();
+    copy(&primary, &standby).await;
+    let label: String =
+        source.query_one("SELECT labelfile FROM pg_backup_stop(false)", &[]).await.unwrap().get(0);
+    let cluster = standby.join("cluster");
+    std::fs::remove_dir_all(cluster.join("pg_wal")).unwrap();
+    copy(&primary.join("pg_wal"), &cluster).await;
+    std::fs::remove_file(cluster.join("postmaster.pid")).unwrap();
+    // Made of files that are there, so that they belong to whom the server runs as.
+    for (name, text) in [("backup_label", label.as_str()), ("standby.signal", "")] {
+        copy(&cluster.join("PG_VERSION"), &cluster.join(name)).await;
+        std::fs::write(cluster.join(name), text).unwrap();
+    }
+    let options = millrace_devstack::PostgresOptions {
+        password: stack.postgres.password().to_owned(),
+        ..millrace_devstack::PostgresOptions::new(17, &standby)
+    };
+    let launcher = millrace_devstack::Launcher::new(crate::stack::millrace(), ["devstack"]);
+    let replica = millrace_devstack::Postgres::start(launcher, options).await.unwrap();
+    let tables = TABLES.map(|table| format!("  - {{source: public.{table}, target: {table}}}")).join("\n");
+    let file = stack.write_pipe("once", &tables, &format!("replicationMode: snapshot\n{SETTINGS}"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text =
+        text.replace(&format!("port: {}", stack.postgres.port()), &format!("port: {}", replica.port()));
+    stack.apply(&stack.write("once.yaml", &text)).await;
+    stack.wait_for("once", "Completed").await;
+    assert_all_equal(&stack).await;
+    // Changes cannot be followed there.
+    let refused = text.replace("replicationMode: snapshot", "").replace("name: once", "name: follows");
+    let refused =
+        stack.fails(&["pipe", "apply", "-f", stack.write("f.yaml", &refused).to_str().unwrap()]).await;
+    assert!(refused.contains("is a standby"), "{refused}");
+
+    let settings = SETTINGS.replace("settings: {", "settings: {enableFailoverSlots: true, ");
+    let tables = "  - {source: public.orders, target: followed}";
+    stack.apply(&stack.write_pipe("followed", tables, &settings)).await;
+    stack.wait_for("followed", "Running").await;
+    let failover: bool =
+        source.query_one("SELECT failover FROM pg_replication_slots", &[]).await.unwrap().get(0);
+    assert!(failover);
+}
+
+/// How many partitions each worker copied, and after which of all copies it copied its last.
+async fn copies_by_worker(stack: &Stack, workers: &[&str]) -> Vec<(usize, usize)> {
+    let mut copies: Vec<(String, usize)> = Vec::new();
+    for (number, worker) in workers.iter().enumerate() {
+        let log = std::fs::read_to_string(stack.folder.path().join(format!("worker-{worker}.log"))).unwrap();
+        let lines = log.lines().filter(|line| line.contains("partition copied"));
+        copies.extend(lines.map(|line| (line.split_whitespace().next().unwrap().to_owned(), number)));
+    }
+    copies.sort();
+    let of = |number: usize| copies.iter().enumerate().filter(move |(_, (_, of))| *of == number);
+    (0..workers.len())
+        .map(|number| (of(number).count(), of(number).last().map_or(0, |(at, _)| copies.len() - 1 - at)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_pulled_by_workers_of_different_speed_within_the_sources_limit() {
+    let mut stack = Stack::servers().await;
+    stack.start_coordinator(&[]).await;
+    stack.start_worker_with("slow", &["--max-tasks", "1"]).await;
+    stack.start_worker_with("middle", &["--max-tasks", "2"]).await;
+    let source = stack.source().await;
+    sample_tables(&source, 300_000).await;
+    let settings = "settings: {snapshotNumRowsPerPartition: 1000, snapshotNumberOfParallelTables: 1, maxSourceConnections: 5}";
+    stack.apply(&stack.write_pipe_of("shop", &["orders"], settings)).await;
+    stack
+        .wait("some partitions to be done", async || {
+            stack.get("shop").await["tables"][0]["partitionsDone"].as_u64().unwrap_or(0) >= 5
+        })
+        .await;
+    // One that joins late helps at once.
+    stack.start_worker_with("late", &["--max-tasks", "4"]).await;
+    stack
+        .wait("the copy to end", async || {
+            let copying = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'millrace %' AND query LIKE 'COPY%' AND state = 'active'";
+            let copying: i64 = source.query_one(copying, &[]).await.unwrap().get(0);
+            assert!(copying <= 5, "{copying} copies at a time");
+            stack.get("shop").await["status"]["state"] == "PIPE_STATE_RUNNING"
+        })
+        .await;
+    let by_worker = copies_by_worker(&stack, &["slow", "middle", "late"]).await;
+    // Whoever ends first leaves no more behind than what the others had in hand, and were given while it said so.
+    let fair = |(copied, after): &(usize, usize)| *copied > 0 && *after <= 2 * 5;
+    assert!(by_worker.iter().all(fair), "{by_worker:?}");
+    stack.assert_equal("orders", &["id"]).await;
+}

@@ -35,7 +35,7 @@ async fn a_wrong_file_is_refused_with_the_path_of_what_is_wrong() {
         ("settings: {syncIntervall: 1s}", "syncIntervall"),
         ("settings: {pullBatchSize: many}", "settings.pullBatchSize"),
         ("settings: {snapshotNumRowsPerPartition: 1}", "settings.snapshotNumRowsPerPartition"),
-        ("replicationMode: cdc_only", "replicationMode"),
+        ("replicationMode: cdc_onli", "replicationMode"),
         ("settings: {newTables: include}", "settings.newTables"),
     ];
     for (rest, says) in cases {

@@ -631,6 +631,9 @@ impl Applier {
             commits.oldest = commits.oldest.min(open.commit_time);
             commits.newest = commits.newest.max(open.commit_time);
             if written == Written::FirstIncomplete {
+                if step != Step::Apart {
+                    self.apart.clear();
+                }
                 self.apart.push(lane.index);
                 step = Step::Apart;
             } else if step == Step::Ignored {
