@@ -119,7 +119,7 @@ fn a_sorting_key_that_the_old_tuple_does_not_carry_sets_the_table_aside() {
     items.sorting_key = vec!["name".to_owned(), "id".to_owned()];
     let scene = Scene::begun(vec![items]);
     assert_snapshot!(scene.story(), @r#"
-    set aside items: public.items: updates and deletes do not carry the old value of "name", by which rows are told apart [REPLICA_IDENTITY_CHANGED]; run ALTER TABLE public.items REPLICA IDENTITY FULL or name the index over the key, then copy the table anew
+    set aside items: public.items: updates and deletes do not carry the old value of "name", by which rows are told apart [REPLICA_IDENTITY_CHANGED]; run ALTER TABLE public.items REPLICA IDENTITY FULL or name the index over the key, then run `millrace pipe retry`
     batch of 0 changes, committed 0/0
     "#);
 }
@@ -212,7 +212,7 @@ fn without_a_place_an_unchanged_value_that_nothing_carries_sets_the_table_aside(
     let mut scene = Scene::begun(vec![items]);
     scene.update(ITEMS, "7, ~");
     assert_snapshot!(scene.story(), @r#"
-    set aside items: public.items: an update of the row with no key does not carry column "note", which it left unchanged and which is stored out of line [TOAST_VALUE_MISSING]; run ALTER TABLE public.items REPLICA IDENTITY FULL, then copy the table anew
+    set aside items: public.items: an update of the row with no key does not carry column "note", which it left unchanged and which is stored out of line [TOAST_VALUE_MISSING]; run ALTER TABLE public.items REPLICA IDENTITY FULL, then run `millrace pipe retry`
     batch of 0 changes, committed 0/0
     "#);
 }
@@ -224,7 +224,7 @@ fn a_value_that_cannot_be_carried_sets_the_table_aside_and_names_the_key() {
     scene.insert(ITEMS, "one, second, note");
     scene.commit();
     assert_snapshot!(scene.story(), @r"
-    set aside items: public.items: the row with id = one cannot be carried over: column 'id', on its way to Int64: the value's bytes are not of the form that its source type has [VALUE_NOT_CARRIED]; name the column under excludedColumns or mend the row, then copy the table anew
+    set aside items: public.items: the row with id = one cannot be carried over: column 'id', on its way to Int64: the value's bytes are not of the form that its source type has [VALUE_NOT_CARRIED]; name the column under excludedColumns or mend the row, then run `millrace pipe retry`
     committed 0/58 at 1s
     batch of 1 changes, committed 0/58, commits at 1s to 1s
       items
@@ -460,11 +460,11 @@ fn a_definition_that_still_does_not_fit_sets_the_table_aside() {
 #[test]
 fn a_table_that_was_renamed_sets_itself_aside() {
     assert_snapshot!(described(|relation| relation.name = "items_old".to_owned()), @r"
-    set aside items: public.items: the table changed at the source: it is called public.items_old now [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
+    set aside items: public.items: the table changed at the source: it is called public.items_old now [SOURCE_SCHEMA_CHANGED]; run `millrace pipe retry`, which copies the table anew with its present columns
     batch of 0 changes, committed 0/0
     ");
     assert_snapshot!(described(|relation| relation.schema = "archive".to_owned()), @r"
-    set aside items: public.items: the table changed at the source: it is called archive.items now [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
+    set aside items: public.items: the table changed at the source: it is called archive.items now [SOURCE_SCHEMA_CHANGED]; run `millrace pipe retry`, which copies the table anew with its present columns
     batch of 0 changes, committed 0/0
     ");
 }
@@ -472,7 +472,7 @@ fn a_table_that_was_renamed_sets_itself_aside() {
 #[test]
 fn another_table_under_the_same_name_sets_the_table_aside() {
     assert_snapshot!(described(|relation| relation.oid = 101), @r"
-    set aside items: public.items: the table changed at the source: another table bears its name now (oid 101 in place of 100) [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
+    set aside items: public.items: the table changed at the source: another table bears its name now (oid 101 in place of 100) [SOURCE_SCHEMA_CHANGED]; run `millrace pipe retry`, which copies the table anew with its present columns
     batch of 0 changes, committed 0/0
     ");
 }
@@ -490,8 +490,8 @@ fn a_table_that_takes_the_name_of_another_sets_both_aside() {
     let mut scene = Scene::begun(vec![items(ReplicaIdentity::Default), next]);
     scene.relation(swapped);
     assert_snapshot!(scene.story(), @r"
-    set aside items: public.items: the table changed at the source: another table bears its name now (oid 200 in place of 100) [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
-    set aside items_next: public.items_next: the table changed at the source: it is called public.items now [SOURCE_SCHEMA_CHANGED]; copy the table anew with its present columns
+    set aside items: public.items: the table changed at the source: another table bears its name now (oid 200 in place of 100) [SOURCE_SCHEMA_CHANGED]; run `millrace pipe retry`, which copies the table anew with its present columns
+    set aside items_next: public.items_next: the table changed at the source: it is called public.items now [SOURCE_SCHEMA_CHANGED]; run `millrace pipe retry`, which copies the table anew with its present columns
     batch of 0 changes, committed 0/0
     ");
 }
@@ -499,7 +499,7 @@ fn a_table_that_takes_the_name_of_another_sets_both_aside() {
 #[test]
 fn a_replica_identity_that_no_longer_carries_the_key_sets_the_table_aside() {
     assert_snapshot!(described(|relation| relation.replica_identity = ReplicaIdentity::Nothing), @r#"
-    set aside items: public.items: updates and deletes do not carry the old value of "id", by which rows are told apart [REPLICA_IDENTITY_CHANGED]; run ALTER TABLE public.items REPLICA IDENTITY FULL or name the index over the key, then copy the table anew
+    set aside items: public.items: updates and deletes do not carry the old value of "id", by which rows are told apart [REPLICA_IDENTITY_CHANGED]; run ALTER TABLE public.items REPLICA IDENTITY FULL or name the index over the key, then run `millrace pipe retry`
     batch of 0 changes, committed 0/0
     "#);
     assert_snapshot!(described(|relation| {
@@ -507,7 +507,7 @@ fn a_replica_identity_that_no_longer_carries_the_key_sets_the_table_aside() {
         relation.columns[0].key = false;
         relation.columns[1].key = true;
     }), @r#"
-    set aside items: public.items: updates and deletes do not carry the old value of "id", by which rows are told apart [REPLICA_IDENTITY_CHANGED]; run ALTER TABLE public.items REPLICA IDENTITY FULL or name the index over the key, then copy the table anew
+    set aside items: public.items: updates and deletes do not carry the old value of "id", by which rows are told apart [REPLICA_IDENTITY_CHANGED]; run ALTER TABLE public.items REPLICA IDENTITY FULL or name the index over the key, then run `millrace pipe retry`
     batch of 0 changes, committed 0/0
     "#);
 }
