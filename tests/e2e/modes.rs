@@ -232,7 +232,7 @@ async fn copies_by_worker(stack: &Stack, workers: &[&str]) -> Vec<(usize, usize)
     copies.sort();
     let of = |number: usize| copies.iter().enumerate().filter(move |(_, (_, of))| *of == number);
     (0..workers.len())
-        .map(|number| (of(number).count(), of(number).last().map_or(0, |(at, _)| copies.len() - 1 - at)))
+        .map(|number| (of(number).count(), of(number).next_back().map_or(0, |(at, _)| copies.len() - 1 - at)))
         .collect()
 }
 

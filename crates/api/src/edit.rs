@@ -10,10 +10,10 @@ use crate::violation::ProtocolError;
 ///
 /// # Errors
 /// The mask names a field that does not exist or cannot be edited alone.
-pub fn merge(current: &PipeSpec, asked: PipeSpec, mask: &[String]) -> Result<PipeSpec, ProtocolError> {
+pub fn merge(current: &PipeSpec, asked: &PipeSpec, mask: &[String]) -> Result<PipeSpec, ProtocolError> {
     let mut merged = if mask.is_empty() { asked.clone() } else { current.clone() };
     for path in mask {
-        take(&mut merged, &asked, path)?;
+        take(&mut merged, asked, path)?;
     }
     merged.name = current.name.clone();
     keep_empty(&mut merged.source.password, &current.source.password);

@@ -138,7 +138,7 @@ impl<C: Catalog> Reconciler<C> {
                 Ok(id) => self.reply_with_view(id, reply, |view| view),
                 Err(rejection) => answer(reply, Err(rejection)),
             },
-            Input::Edit { edit, trace, reply } => match self.edit(*edit, trace) {
+            Input::Edit { edit, trace, reply } => match self.edit(&edit, trace) {
                 Ok((id, differences)) => {
                     self.reply_with_view(id, reply, |pipe| Edited { pipe, differences });
                 }
@@ -192,14 +192,14 @@ impl<C: Catalog> Reconciler<C> {
         Ok(id)
     }
 
-    fn edit(&mut self, edit: Edit, trace: TraceContext) -> Result<(PipeId, Vec<String>), Rejection> {
+    fn edit(&mut self, edit: &Edit, trace: TraceContext) -> Result<(PipeId, Vec<String>), Rejection> {
         let name = edit.spec.name.as_str().to_owned();
         let (id, pipe) = self.named(&name)?;
         let record = pipe.aggregate.pipe();
         if !edit.etag.is_empty() && edit.etag != view::etag(record) {
             return Err(Rejection::EditedMeanwhile(name));
         }
-        let spec = merge(&record.spec, edit.spec, &edit.mask).map_err(Rejection::Invalid)?;
+        let spec = merge(&record.spec, &edit.spec, &edit.mask).map_err(Rejection::Invalid)?;
         let refused = |refusal| Rejection::Refused { name: name.clone(), refusal };
         let difference = if edit.dry_run {
             // What an edit would be refused for, it is refused for here too.

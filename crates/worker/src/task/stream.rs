@@ -208,7 +208,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     match pump.catch_up(&mut signals).await? {
         Caught::Up => {
             pump.open().await?;
-            pump.run(signals).await
+            Box::pin(pump.run(signals)).await
         }
         Caught::Drain => pump.drain(signals).await,
     }

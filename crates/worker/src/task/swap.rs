@@ -33,7 +33,7 @@ pub(crate) async fn clean(spec: &PipeSpec, pipe: &PipeId, names: &[String]) -> E
         match destination.drop_table(&destination.table(name), pipe).await {
             Ok(_) => {}
             Err(Error::NotOurs { .. }) => {
-                tracing::info!(table = name, "it was made by somebody else and stays")
+                tracing::info!(table = name, "it was made by somebody else and stays");
             }
             Err(error) => return Err(vec![Problem { recovery: Recovery::Retry, ..classify(&error) }]),
         }
