@@ -39,6 +39,12 @@ pub(crate) fn build_packages(packages: &[&str], release: bool) -> anyhow::Result
     if release {
         command.arg("--release");
     }
+    // What `cargo run` says of this package; build scripts that look at the same variables would take it for a change and half of everything would be built
+    // again, here and in the next build by hand.
+    let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
+        command.env_remove(name);
+    }
     let status = command.status().context("cannot run cargo")?;
     if !status.success() {
         bail!("{} does not build", packages.join(", "));
