@@ -64,7 +64,7 @@ fn other() -> PipeSpec {
 
 fn merged(mask: &[&str]) -> PipeSpec {
     let mask: Vec<String> = mask.iter().map(|path| (*path).to_owned()).collect();
-    merge(&pipe(), other(), &mask).unwrap()
+    merge(&pipe(), &other(), &mask).unwrap()
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn the_paths_together_reach_every_part() {
 #[test]
 fn the_name_of_a_pipe_never_changes() {
     let asked = PipeSpec { name: "another".parse().unwrap(), ..other() };
-    assert_eq!(merge(&pipe(), asked, &[]).unwrap(), other());
+    assert_eq!(merge(&pipe(), &asked, &[]).unwrap(), other());
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn an_empty_password_stays_as_it_is() {
     asked.source.password = Secret::default();
     asked.destination.password = Secret::default();
     for mask in [Vec::new(), vec!["source".to_owned(), "destination".to_owned()]] {
-        let merged = merge(&pipe(), asked.clone(), &mask).unwrap();
+        let merged = merge(&pipe(), &asked, &mask).unwrap();
         assert_eq!(merged.source.host, "new");
         assert_eq!(merged.source.password.expose(), "source secret");
         assert_eq!(merged.destination.password.expose(), "destination secret");
@@ -129,7 +129,7 @@ fn an_empty_password_stays_as_it_is() {
 #[test]
 fn a_path_that_cannot_be_edited_alone_is_named() {
     let paths = ["name", "settings.syncInterval", "settings.publication_name", "tables.source", "", "colour"];
-    let told = paths.map(|path| merge(&pipe(), other(), &[path.to_owned()]).unwrap_err().to_string());
+    let told = paths.map(|path| merge(&pipe(), &other(), &[path.to_owned()]).unwrap_err().to_string());
     insta::assert_snapshot!(told.join("\n"));
 }
 

@@ -1,5 +1,7 @@
 //! What coordinator and worker say to each other is read back as it was sent.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use millrace_api::offer::OfferedTable;
@@ -176,7 +178,7 @@ fn works() -> Vec<Work> {
         Work::Provision { anew: true },
         set_up(None, None),
         set_up(None, publication.clone()),
-        set_up(Some(create(false)), publication.clone()),
+        set_up(Some(create(false)), publication),
         set_up(Some(create(true)), Some(("publication".to_owned(), Vec::new()))),
         set_up(Some(existing), None),
         stream(false, Lsn::ZERO, vec![]),
