@@ -104,7 +104,8 @@ async fn a_publication_of_ones_own_publishes_partitions_as_one_table_or_each_und
         )
         .await
         .unwrap();
-    let one = stack.write_pipe_of("one", &["sales"], "settings: {publicationName: as_one}");
+    let settings = "settings: {publicationName: as_one, truncate: ignore}";
+    let one = stack.write_pipe_of("one", &["sales"], settings);
     stack.apply(&one).await;
     stack.wait_for("one", "Running").await;
     // Under the names of its partitions the table cannot be followed, and that is told beforehand with what mends it.

@@ -1,5 +1,7 @@
 //! What an edit takes from its request, and what stays as it is.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use millrace_api::edit::{merge, with_snapshot_settings};
