@@ -460,6 +460,11 @@ impl Applier {
         self.rows
     }
 
+    /// Tables that they are of.
+    pub fn waiting_tables(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Bytes of the blocks they will make; see [`millrace_mapping::BlockBuilder::bytes`] for how that relates to memory.
     pub fn buffered_bytes(&self) -> usize {
         self.bytes

@@ -214,7 +214,7 @@ impl MetadataColumns {
 pub struct PipeSettings {
     /// Longest time a committed change waits before it is sent; batches close earlier when the destination is free.
     pub sync_interval: Duration,
-    /// Rows at which a batch of the stream is closed, over all tables, at least 1; it may be exceeded by what one read brought.
+    /// Rows at which a batch of the stream is closed, at least 1; it may be exceeded by what one read brought, and where a batch is spread over many tables.
     pub pull_batch_size: u32,
     /// Partitions of one table that are read at a time; 0 is as many as the fleet and `max_source_connections` allow.
     pub initial_load_parallelism: u32,

@@ -51,6 +51,10 @@ const BATCHES: usize = 2;
 const INSERTS: usize = 4;
 /// What waits is sent once it is so large, and nothing more is read until there is room for a batch.
 const BATCH_BYTES: usize = 16 << 20;
+/// And so much more for every table that it is spread over, up to twice as much.
+const TABLE_BYTES: usize = 128 << 10;
+/// The rows at which a batch closes are those of so many tables.
+const BUSY_TABLES: usize = 8;
 /// Rows of a batch that may lack values, at most: they are looked for by statements that name them all.
 const INCOMPLETE_ROWS: usize = 2_000;
 /// As many at first, while nobody knows how long the values are.
@@ -541,8 +545,12 @@ impl Pump<'_> {
         self.last_batch.map_or(now, |last| last + self.interval.max(self.insert_took * 2))
     }
 
+    /// An insert costs ClickHouse the same whether it brings a hundred rows or ten thousand, so what is spread over many tables may wait for longer.
     fn is_full(&self) -> bool {
-        self.applier.buffered_rows() >= self.batch_rows || self.applier.buffered_bytes() >= BATCH_BYTES
+        let tables = self.applier.waiting_tables();
+        let rows = self.batch_rows.saturating_mul((tables / BUSY_TABLES).max(1));
+        let bytes = BATCH_BYTES + (tables * TABLE_BYTES).min(2 * BATCH_BYTES);
+        self.applier.buffered_rows() >= rows || self.applier.buffered_bytes() >= bytes
     }
 
     /// Takes in everything that was read.
