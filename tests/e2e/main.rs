@@ -19,6 +19,7 @@ mod modes;
 mod partitions;
 mod refusal;
 mod resync;
+mod shared;
 mod stack;
 mod surface;
 mod tables;

@@ -388,7 +388,7 @@ fn check_url(text: &str) -> Result<(), String> {
 
 fn read_tables(checker: &mut Checker, mappings: Vec<wire::TableMapping>) -> Vec<TableSpec> {
     let mut sources: HashMap<TableName, usize> = HashMap::new();
-    let mut targets: HashMap<String, usize> = HashMap::new();
+    let mut targets: HashMap<String, (usize, wire::TableMapping)> = HashMap::new();
     let mut tables = Vec::with_capacity(mappings.len());
     for (index, mapping) in mappings.into_iter().enumerate() {
         let at = |field: &str| format!("tables[{index}].{field}");
@@ -398,15 +398,20 @@ fn read_tables(checker: &mut Checker, mappings: Vec<wire::TableMapping>) -> Vec<
             continue;
         }
         sources.insert(source.clone(), index);
-        let target = if mapping.target.is_empty() { source.default_target() } else { mapping.target };
+        let target = if mapping.target.is_empty() { source.default_target() } else { mapping.target.clone() };
         demand_no_nul(checker, &at("target"), &target);
-        if let Some(first) = targets.get(&target) {
-            let message = format!(
-                "'{target}' is the destination of tables[{first}] already; several sources in one destination are not supported by this release"
-            );
-            checker.refuse(at("target"), message);
+        // Several sources may feed one destination, which is then made once.
+        if let Some((first, like)) = targets.get(&target) {
+            let alike = like.table_engine == mapping.table_engine
+                && like.partition_by_expr == mapping.partition_by_expr
+                && like.sorting_keys == mapping.sorting_keys;
+            checker.demand(alike, &at("target"), || {
+                format!(
+                    "'{target}' is the destination of tables[{first}] too; tableEngine, sortingKeys and partitionByExpr must be the same for both"
+                )
+            });
         }
-        targets.insert(target.clone(), index);
+        targets.entry(target.clone()).or_insert_with(|| (index, mapping.clone()));
         check_columns(checker, &at("excludedColumns"), &mapping.excluded_columns);
         check_columns(checker, &at("sortingKeys"), &mapping.sorting_keys);
         for (position, column) in mapping.sorting_keys.iter().enumerate() {

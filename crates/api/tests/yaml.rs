@@ -259,7 +259,10 @@ fn every_error_names_its_path() {
         ("table without schema", &[("public.orders", "orders")]),
         ("open quote", &[("public.orders", "'public.\"orders'")]),
         ("table twice", &[("public.lines", "Public.Orders")]),
-        ("target twice", &[("target: lines", "target: public_orders")]),
+        (
+            "target twice, not alike",
+            &[("target: lines", "target: public_orders\n    tableEngine: MergeTree")],
+        ),
         ("column twice", &[("target: lines", "sortingKeys: [id, id]")]),
         ("excluded sorting key", &[("target: lines", "sortingKeys: [id]\n    excludedColumns: [id]")]),
         (

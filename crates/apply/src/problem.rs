@@ -54,6 +54,16 @@ pub fn partitions_changed(table: &TableName, changes: &[String]) -> Problem {
     .of_table(table)
 }
 
+/// Emptying its destination would empty another source's rows, too.
+pub fn truncate_shared(table: &TableName) -> Problem {
+    Problem::operator(
+        "TRUNCATE_OF_SHARED_TARGET",
+        "it was truncated, and another table feeds the same destination table, whose rows would go, too",
+        "run `millrace pipe retry`, which copies all tables of that destination anew; or set truncate: ignore",
+    )
+    .of_table(table)
+}
+
 /// Destination columns that the stream never carries.
 pub(crate) fn generated_columns_not_streamed(table: &TableName, columns: &[&str]) -> Problem {
     Problem::operator(

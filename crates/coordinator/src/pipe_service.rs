@@ -77,10 +77,14 @@ impl<C: Catalog> Pipes<C> {
     /// Has a worker look at the tables that an edit adds. Without a worker they wait, and say so.
     async fn inspect_added(&self, spec: &PipeSpec) -> Result<Vec<Problem>, Status> {
         let view = self.view(spec.name.as_str())?;
-        let known = view.pipe.spec.iter().flat_map(|known| &known.tables).map(|table| &table.source);
-        let known: BTreeSet<&String> = known.collect();
+        let known = || view.pipe.spec.iter().flat_map(|known| &known.tables);
+        let sources: BTreeSet<&String> = known().map(|table| &table.source).collect();
+        // What feeds a table that the pipe has is looked at when it is described: to others that table is not empty.
+        let targets: BTreeSet<&String> = known().map(|table| &table.target).collect();
         let mut added = spec.clone();
-        added.tables.retain(|table| !known.contains(&table.source.to_string()));
+        added
+            .tables
+            .retain(|table| !sources.contains(&table.source.to_string()) && !targets.contains(&table.target));
         // The pipe has its slot.
         added.settings.replication_slot_name = None;
         if added.tables.is_empty() {

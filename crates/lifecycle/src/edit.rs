@@ -163,19 +163,6 @@ impl PipeAggregate {
         })
     }
 
-    fn begin_resync(&mut self, originals: &[TableId], purpose: Purpose, now: Timestamp) {
-        let mut successors = Vec::new();
-        for original in originals {
-            self.give_up_successor(*original);
-            let Some(source) = self.table(*original).map(|table| table.record.source().clone()) else {
-                continue;
-            };
-            let spec = self.pipe.spec.tables.iter().find(|table| table.source == source).cloned();
-            successors.extend(spec.map(|spec| self.add_table(spec, Some(*original), now)));
-        }
-        self.begin_round(purpose, &successors);
-    }
-
     /// The stream's place is lost: a new slot is made, and nothing that stands in the destination is carried on.
     fn give_up_slot(&mut self, now: Timestamp) {
         let failure = self.pipe.failure.clone();
@@ -225,12 +212,10 @@ impl PipeAggregate {
             return unfit(reason, "mend that, then resume or resync the pipe");
         }
         self.requested(format!("retry of {source} requested"), now);
-        self.give_up_successor(original.id);
-        let spec = self.pipe.spec.tables.iter().find(|table| &table.source == source).cloned();
-        let successor = self.add_table(spec.unwrap_or(original.spec), Some(original.id), now);
         let cause = format!("retry of {source} requested");
         let completed = self.pipe.state == PipeState::Completed;
-        self.begin_round(if completed { Purpose::Resync } else { Purpose::Tables }, &[successor]);
+        let purpose = if completed { Purpose::Resync } else { Purpose::Tables };
+        self.begin_resync(&[original.id], purpose, now);
         if completed {
             self.pipe.after_resync = Some(PipeState::Completed);
             let _ = self.advance(PipeEvent::ResyncRequested, cause, Actor::User, now);
@@ -291,6 +276,23 @@ impl PipeAggregate {
                     remedy:
                         "apply it with --resync: the tables are copied anew while readers keep what they have"
                             .to_owned(),
+                });
+            }
+        }
+        if !self.pipe.spec.mode.follows() {
+            let target = |source: &TableName| {
+                spec.tables.iter().find(|table| &table.source == source).map(|table| &table.target)
+            };
+            let known = |added: &&TableName| {
+                self.tables().any(|table| Some(&table.record.spec.target) == target(added))
+            };
+            if let Some(added) = difference.added.iter().find(known) {
+                return Err(Refusal::Unfit {
+                    command: Command::AddTables,
+                    reason: format!(
+                        "{added} would share a destination table that is copied already, and a copy that begins anew empties it"
+                    ),
+                    remedy: "give it a target of its own, or make another pipe of both".to_owned(),
                 });
             }
         }

@@ -4,6 +4,8 @@
 //! of its own, which takes the place of the first when it is complete and up to date. So readers never see a table half-filled, and nothing
 //! that is still on its way to the first can get into the second.
 
+use std::collections::BTreeMap;
+
 use millrace_model::spec::TableEngine;
 use millrace_model::work::{Swap, TableSize};
 use millrace_model::{Epoch, Lsn, Problem, Recovery, TableId, Timestamp, WorkerId};
@@ -212,6 +214,12 @@ impl PipeAggregate {
         self.release_all(|task| matches!(task, Task::Copy { table, .. } if *table == id));
         self.note_problem(problem.clone(), actor.clone(), now);
         self.revise();
+        // Without its rows, the others that feed the same destination table would take its place with less than readers have.
+        if let Some(original) = self.table(id).and_then(|table| table.record.replaces) {
+            for other in self.sharing(original).into_iter().filter(|other| *other != original) {
+                self.give_up_successor(other);
+            }
+        }
         if problem.recovery == Recovery::Retry && failures < FAILURES {
             self.copy_anew(id, failures, now);
         }
@@ -228,17 +236,52 @@ impl PipeAggregate {
         let original = table.replaces.unwrap_or(id);
         let purpose = table.round.and_then(|number| self.round(number)).map(|round| round.purpose);
         let purpose = purpose.filter(|purpose| purpose.replaces()).unwrap_or(Purpose::Tables);
-        self.give_up_successor(original);
-        let successor = self.add_table(table.spec, Some(original), now);
-        if let Some(table) = self.table_mut(successor) {
+        self.begin_resync(&[original], purpose, now);
+        let successor = self.successor(original).map(|table| table.record.id);
+        if let Some(table) = successor.and_then(|successor| self.table_mut(successor)) {
             table.record.failures = failures;
         }
-        self.begin_round(purpose, &[successor]);
+    }
+
+    /// The table itself and all others that feed the same destination table: what takes the place of one takes the place of all.
+    pub(crate) fn sharing(&self, original: TableId) -> Vec<TableId> {
+        let target = self.table(original).map(|table| table.record.spec.target.clone());
+        self.ids(|table| {
+            table.replaces.is_none()
+                && table.state != TableState::Removed
+                && (table.id == original || target.as_ref() == Some(&table.spec.target))
+        })
+    }
+
+    /// Begins to copy tables into others, which take their places when all of them are complete and up to date. Those that feed one destination table go together.
+    pub(crate) fn begin_resync(&mut self, originals: &[TableId], purpose: Purpose, now: Timestamp) {
+        let mut all: Vec<TableId> = originals.iter().flat_map(|original| self.sharing(*original)).collect();
+        all.sort();
+        all.dedup();
+        all.iter().for_each(|original| self.give_up_successor(*original));
+        let mut written: BTreeMap<String, String> = BTreeMap::new();
+        let mut successors = Vec::new();
+        for original in all {
+            let Some(known) = self.table(original).map(|table| table.record.spec.clone()) else { continue };
+            let spec = self.pipe.spec.tables.iter().find(|table| table.source == known.source).cloned();
+            let target = spec.as_ref().unwrap_or(&known).target.clone();
+            let successor = self.add_table(spec.unwrap_or(known), Some(original), now);
+            if let Some(table) = self.table_mut(successor) {
+                let first = written.entry(target).or_insert_with(|| table.record.written.clone());
+                table.record.written.clone_from(first);
+            }
+            successors.push(successor);
+        }
+        self.begin_round(purpose, &successors);
     }
 
     /// A destination table of ours that nobody needs any more. It goes under both names: nobody may have recorded that it took the other's place.
     fn discard(&mut self, written: &str) {
-        self.pipe.garbage.extend([written.to_owned(), Swap::retired_name(written)]);
+        for name in [written.to_owned(), Swap::retired_name(written)] {
+            if !self.pipe.garbage.contains(&name) {
+                self.pipe.garbage.push(name);
+            }
+        }
         self.touch_pipe();
     }
 

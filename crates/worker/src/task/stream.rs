@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::OptionFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use millrace_apply::problem::{partitions_changed, source_schema_changed};
+use millrace_apply::problem::{partitions_changed, source_schema_changed, truncate_shared};
 use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
 use millrace_clickhouse::Destination;
 use millrace_mapping::evolution::{CurrentColumn, StreamColumn, earlier_form, evolve};
@@ -536,13 +536,16 @@ impl Pump<'_> {
         Ok(())
     }
 
-    /// When what waits may go: at once where the stream was quiet; otherwise so much later than the batch before that inserts take at most a third of the time.
+    /// When what waits may go: at once where the stream was quiet; otherwise so much later than the batch before that inserts take at most a third of the time. A stream that is
+    /// behind does not get ahead by inserting little and often, so its batches wait for half the interval.
     fn due(&self) -> Instant {
         let now = Instant::now();
         if self.is_full() {
             return now;
         }
-        self.last_batch.map_or(now, |last| last + self.interval.max(self.insert_took * 2))
+        let half = self.interval * 5;
+        let pause = if self.delay.is_some_and(|delay| delay > half) { half } else { self.interval };
+        self.last_batch.map_or(now, |last| last + pause.max(self.insert_took * 2))
     }
 
     /// An insert costs ClickHouse the same whether it brings a hundred rows or ten thousand, so what is spread over many tables may wait for longer.
@@ -733,8 +736,11 @@ impl Pump<'_> {
                 self.arrive_all().await?;
                 let keeps = |table: &TableIndex| self.planned[table.0].target.engine != TableEngine::Null;
                 let tables: Vec<TableIndex> = tables.into_iter().filter(keeps).collect();
-                for TableIndex(index) in tables {
-                    if self.planned[index].copying {
+                for TableIndex(index) in tables.iter().copied() {
+                    if self.shares(index, &tables) {
+                        let problem = truncate_shared(&self.planned[index].definition.name);
+                        self.give_up(TableIndex(index), problem).await?;
+                    } else if self.planned[index].copying {
                         self.void_copy(TableIndex(index)).await;
                     } else {
                         self.truncate(index, lsn).await?;
@@ -747,6 +753,16 @@ impl Pump<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether another source feeds the same destination table and was not truncated with this one.
+    fn shares(&self, index: usize, truncated: &[TableIndex]) -> bool {
+        let target = &self.planned[index].target.table;
+        self.planned.iter().enumerate().any(|(other, planned)| {
+            &planned.target.table == target
+                && self.applier.is_active(TableIndex(other))
+                && !truncated.contains(&TableIndex(other))
+        })
     }
 
     /// Asks the source whether a table that is described as it is known is still the same: a column that went and came again under its name is another one. A stream that is behind
