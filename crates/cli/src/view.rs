@@ -181,7 +181,8 @@ pub(crate) fn happening(event: &wire::Event) -> String {
         (wire::PipeState::Unspecified, to) => format!("{}: ", state_word(to)),
         (from, to) => format!("{} -> {}: ", state_word(from), state_word(to)),
     };
-    if !event.table.is_empty() {
+    // A problem's message names its table and code already.
+    if !event.table.is_empty() && !event.message.starts_with(&event.table) {
         let _infallible = write!(text, "{}: ", event.table);
     }
     text.push_str(&event.message);
@@ -189,7 +190,9 @@ pub(crate) fn happening(event: &wire::Event) -> String {
         if !event.message.contains(&problem.message) {
             let _infallible = write!(text, " ({})", problem.message);
         }
-        let _infallible = write!(text, " [{}]", problem.code);
+        if !event.message.contains(&problem.code) {
+            let _infallible = write!(text, " [{}]", problem.code);
+        }
     }
     text
 }
