@@ -51,10 +51,9 @@ impl Partitions {
                 }
                 continue;
             };
-            let emptied = !leaf.has_rows && keeps_gone;
             if known.has_rows
                 && leaf.file_node != known.file_node
-                && !emptied
+                && !keeps_gone
                 && !session.kept_rows(leaf).await?
             {
                 found.push(format!("partition {} was emptied or rewritten by itself", leaf.name));
