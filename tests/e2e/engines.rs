@@ -67,6 +67,29 @@ async fn an_append_only_table_holds_every_row_and_every_change_once_whoever_is_k
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_insert_that_outlives_its_worker_is_not_made_again() {
+    let mut stack = Stack::start().await;
+    let source = stack.source().await;
+    source.batch_execute("CREATE TABLE log (id int PRIMARY KEY); INSERT INTO log VALUES (1)").await.unwrap();
+    let tables = "  - {source: public.log, target: log, tableEngine: MergeTree}";
+    stack.apply(&stack.write_pipe("append", tables, "settings: {syncInterval: 20ms}")).await;
+    stack.wait_for("append", "Running").await;
+    stack.caught_up("append").await;
+    // ClickHouse takes three seconds for three rows, and shows none of them before.
+    let slow = "ALTER TABLE mirror.log ADD COLUMN slow UInt8 MATERIALIZED sleepEachRow(1)";
+    stack.destination().query(slow).execute().await.unwrap();
+    source.batch_execute("INSERT INTO log VALUES (2), (3), (4)").await.unwrap();
+    let underway = "SELECT count() FROM system.processes WHERE startsWith(query_id, 'millrace-insert-')";
+    stack.wait("the insert to be at work", async || number(&stack, underway).await == 1).await;
+    for worker in &mut stack.fleet.workers {
+        worker.kill().await;
+        worker.start_again().await;
+    }
+    stack.caught_up("append").await;
+    assert_eq!(number(&stack, "SELECT count() FROM mirror.log").await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_append_only_copy_that_is_interrupted_is_made_anew_and_holds_every_row_once() {
     let mut stack = Stack::servers().await;
     stack.start_coordinator(&[]).await;

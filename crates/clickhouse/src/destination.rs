@@ -1,12 +1,14 @@
 //! The handle on one destination: a user, a server and a database.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use clickhouse::Row;
 use millrace_mapping::EncodedBlock;
 use millrace_model::spec::{ClickHouseDestination, TableEngine};
 use millrace_model::{Lsn, PipeId, Problem};
 use serde::Deserialize;
+use url::form_urlencoded;
 
 use crate::connection::{Connection, ConnectionOptions};
 use crate::inspection::{
@@ -18,6 +20,16 @@ use crate::{Error, Failure, TableRef, TargetTable, classify};
 
 /// ClickHouse's code for a statement that it cannot parse.
 const SYNTAX_ERROR: u32 = 62;
+
+/// How often it is asked whether inserts have ended.
+const INSERT_POLL: Duration = Duration::from_millis(50);
+
+/// What the query ids of our inserts into a table begin with. The server repeats the id in a header, so only harmless
+/// characters are in it.
+fn insert_id_prefix(table: &TableRef) -> String {
+    let name = table.to_string();
+    format!("millrace-insert-{}-", form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>())
+}
 
 /// A destination. Clones are cheap and share connections; each call is one or a few HTTP requests, bounded in time.
 #[derive(Clone)]
@@ -124,6 +136,12 @@ impl Destination {
             Ok(missing) => problems.extend(rights_problem(&self.user, &missing, &self.everything())),
             Err(error) => problems.push(classify(&error)),
         }
+        // Asked for before a stream into such a table begins.
+        if let Some(target) = targets.iter().find(|target| target.engine == TableEngine::MergeTree)
+            && let Err(source) = self.inserts_underway(&target.table).await
+        {
+            problems.push(classify(&self.no_facts(source)));
+        }
         match self.existing_tables(targets.iter().map(|target| &target.table)).await {
             Ok(existing) => {
                 let standing =
@@ -169,6 +187,35 @@ impl Destination {
             TableEngine::MergeTree | TableEngine::Null => "correct it",
         };
         Some(Problem::operator("PARTITION_EXPRESSION_INVALID", message, remedy).of_table(&target.source))
+    }
+
+    /// Waits until the inserts that the server is working on for this table, whoever sent them, have ended: one whose
+    /// sender is dead goes on, and shows its rows only at its end. What begins meanwhile is not waited for.
+    ///
+    /// Sees the inserts of the answering replica alone.
+    ///
+    /// # Errors
+    /// [`Error::LookUp`], also where one outlasts the longest time of an insert.
+    pub async fn wait_for_inserts(&self, table: &TableRef) -> Result<(), Error> {
+        let failed = |source| Error::LookUp { table: table.clone(), source };
+        let longest = self.connection.options.insert_timeout;
+        let began = Instant::now();
+        let mut underway = self.inserts_underway(table).await.map_err(failed)?;
+        while !underway.is_empty() {
+            if began.elapsed() > longest {
+                return Err(failed(Failure::TimedOut { after: longest }));
+            }
+            tokio::time::sleep(INSERT_POLL).await;
+            let now = self.inserts_underway(table).await.map_err(failed)?;
+            underway.retain(|id| now.contains(id));
+        }
+        Ok(())
+    }
+
+    async fn inserts_underway(&self, table: &TableRef) -> Result<Vec<String>, Failure> {
+        let prefix = quote_string(&insert_id_prefix(table));
+        let sql = format!("SELECT query_id FROM system.processes WHERE startsWith(query_id, {prefix})");
+        self.connection.rows::<String>(&sql, self.connection.options.statement_timeout).await
     }
 
     /// Versions at or above `from` that the table holds, in order, each with the number of its rows.
@@ -223,20 +270,15 @@ impl Destination {
     /// # Errors
     /// [`Error::Insert`]. After anything but [`Failure::Refused`] it is unknown whether the block was applied: insert it
     /// again under the same token. Likewise when this call is dropped: once everything is sent the server goes on.
-    pub async fn insert(
-        &self,
-        table: &TableRef,
-        block: &EncodedBlock,
-        token: &str,
-        query_id: Option<&str>,
-    ) -> Result<(), Error> {
+    pub async fn insert(&self, table: &TableRef, block: &EncodedBlock, token: &str) -> Result<(), Error> {
         if block.rows == 0 {
             return Ok(());
         }
         // Names of columns stand in the block. Repeated here they would not fit into the url of a wide table.
         let sql = format!("INSERT INTO {table} FORMAT Native");
-        let mut settings = vec![("insert_deduplication_token", token)];
-        settings.extend(query_id.map(|id| ("query_id", id)));
+        // One of its own for each attempt: the server refuses an id that is still at work.
+        let query_id = format!("{}{:032x}", insert_id_prefix(table), rand::random::<u128>());
+        let settings = [("insert_deduplication_token", token), ("query_id", query_id.as_str())];
         let result = self.connection.insert(sql, &settings, &block.pieces).await;
         result.map_err(|source| Error::Insert { table: table.clone(), source })
     }

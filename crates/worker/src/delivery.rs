@@ -27,7 +27,7 @@ pub(crate) async fn deliver(
 ) -> Result<(), Problem> {
     let mut patience = Patience { longest: patience, ..Patience::new(source) };
     loop {
-        match destination.insert(table, block, token, None).await {
+        match destination.insert(table, block, token).await {
             Ok(()) => return Ok(()),
             Err(error) => patience.wait(&error).await?,
         }

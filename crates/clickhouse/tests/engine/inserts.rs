@@ -143,10 +143,7 @@ async fn every_type_reads_back_as_it_was_written() {
         }
         builder.end_row(0, false).unwrap();
     }
-    destination
-        .insert(&target.table, &builder.finish(Timestamp(1_700_000_000_123_456)), "t", None)
-        .await
-        .unwrap();
+    destination.insert(&target.table, &builder.finish(Timestamp(1_700_000_000_123_456)), "t").await.unwrap();
 
     for (name, _, _, [first, second]) in TYPES {
         for (column, third) in [((*name).to_owned(), *first), (format!("n_{name}"), "\\N")] {
@@ -177,7 +174,7 @@ async fn a_repeated_insert_with_the_same_token_changes_nothing() {
     let rows = block(&target, &[(&[Some("1"), Some("a")], 1, false)]);
 
     for token in ["first", "first", "it's ?", "it's ?", "first"] {
-        destination.insert(&target.table, &rows, token, None).await.unwrap();
+        destination.insert(&target.table, &rows, token).await.unwrap();
     }
     assert_eq!(engine.read("SELECT count() FROM tokens.notes").await, "2");
 }
@@ -207,7 +204,7 @@ async fn a_reader_sees_the_newest_version_and_no_deleted_rows() {
     );
     // The copy comes late, and the changes are replayed after it.
     for (rows, token) in [(&changes, "a"), (&copied, "b"), (&changes, "c")] {
-        destination.insert(&target.table, rows, token, None).await.unwrap();
+        destination.insert(&target.table, rows, token).await.unwrap();
     }
     let seen = "SELECT id, note FROM versions.notes FINAL ORDER BY id";
     assert_eq!(engine.read(seen).await, "1\tchanged\n3\tback\n4\tcopied");
@@ -225,8 +222,8 @@ async fn a_truncation_removes_what_came_before_it_and_nothing_else() {
         &[(&[Some("1"), None], 0, false), (&[Some("2"), None], 99, false), (&[Some("3"), None], 50, true)],
     );
     let after = block(&target, &[(&[Some("2"), Some("new")], 101, false)]);
-    destination.insert(&target.table, &before, "before", None).await.unwrap();
-    destination.insert(&target.table, &after, "after", None).await.unwrap();
+    destination.insert(&target.table, &before, "before").await.unwrap();
+    destination.insert(&target.table, &after, "after").await.unwrap();
 
     for _ in 0..2 {
         destination.delete_older_versions(&target.table, "_millrace_version", Lsn(100)).await.unwrap();
@@ -259,7 +256,7 @@ async fn a_block_that_does_not_fit_is_refused_whole() {
     ];
     for (number, (misfit, value)) in misfits.iter().enumerate() {
         let rows = block(misfit, &[(&[Some("1"), Some(value)], 0, false)]);
-        let error = destination.insert(&target.table, &rows, &number.to_string(), None).await.unwrap_err();
+        let error = destination.insert(&target.table, &rows, &number.to_string()).await.unwrap_err();
         let problem = classify(&error);
         assert_eq!(
             (problem.code.as_str(), problem.recovery),
@@ -277,7 +274,7 @@ async fn a_table_that_went_away_is_the_operators() {
     let target = notes(destination.table("notes"));
     let rows = block(&target, &[(&[Some("1"), None], 0, false)]);
     engine.run("CREATE DATABASE gone").await;
-    let problem = classify(&destination.insert(&target.table, &rows, "t", None).await.unwrap_err());
+    let problem = classify(&destination.insert(&target.table, &rows, "t").await.unwrap_err());
     assert_eq!((problem.code.as_str(), problem.recovery), ("DESTINATION_TABLE_MISSING", Recovery::Operator));
 }
 
@@ -291,7 +288,7 @@ async fn a_failing_view_is_told_from_a_failing_table() {
         .run("CREATE MATERIALIZED VIEW views.failing ENGINE = Log AS SELECT throwIf(id = 13) AS x FROM views.notes")
         .await;
     let rows = block(&target, &[(&[Some("13"), None], 0, false)]);
-    let problem = classify(&destination.insert(&target.table, &rows, "t", None).await.unwrap_err());
+    let problem = classify(&destination.insert(&target.table, &rows, "t").await.unwrap_err());
     assert_eq!(problem.code, "DESTINATION_VIEW_FAILED", "{problem}");
 }
 
@@ -318,7 +315,7 @@ async fn a_large_block_becomes_one_part_compressed_or_not() {
         destination.ensure_table(&target, &owner()).await.unwrap();
         let rows = many(&target, 100_000);
         assert!(rows.pieces.len() > 1);
-        destination.insert(&target.table, &rows, "t", None).await.unwrap();
+        destination.insert(&target.table, &rows, "t").await.unwrap();
         let parts = format!(
             "SELECT count(), sum(rows) FROM system.parts WHERE database = 'large' AND table = '{name}'"
         );
@@ -342,7 +339,7 @@ async fn a_server_that_is_killed_takes_the_same_blocks_again_when_it_is_back() {
     let until_it_fails = async {
         let mut first_done = Some(first_done);
         for (acknowledged, (token, rows)) in (0..).zip(blocks()) {
-            if let Err(error) = destination.insert(&target.table, &rows, &token, None).await {
+            if let Err(error) = destination.insert(&target.table, &rows, &token).await {
                 return (acknowledged, error);
             }
             first_done.take().map(|done| done.send(()));
@@ -359,7 +356,7 @@ async fn a_server_that_is_killed_takes_the_same_blocks_again_when_it_is_back() {
 
     engine.restart().await;
     for (token, rows) in blocks().take(acknowledged + 1) {
-        destination.insert(&target.table, &rows, &token, None).await.unwrap();
+        destination.insert(&target.table, &rows, &token).await.unwrap();
     }
     let expected = (acknowledged as u64 + 1) * u64::from(ROWS);
     assert_eq!(destination.count(&target.table).await.unwrap(), expected);

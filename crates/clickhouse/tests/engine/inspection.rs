@@ -32,7 +32,7 @@ async fn all_problems_are_found_at_once() {
     let filled = target("filled");
     destination.ensure_table(&filled, &owner()).await.unwrap();
     let row = block(&filled, &[(&[Some("1"), None], 0, false)]);
-    destination.insert(&filled.table, &row, "t", None).await.unwrap();
+    destination.insert(&filled.table, &row, "t").await.unwrap();
     engine.run("CREATE TABLE troubled.different (id Int64) ENGINE = Log").await;
     engine.run("CREATE VIEW troubled.view AS SELECT 1 AS id").await;
     let mut clashing = target("clashing");
@@ -70,6 +70,6 @@ async fn a_time64_column_can_be_made_where_the_server_says_so() {
     target.columns.push(column("at", PgType::Time, "Nullable(Time64(6))"));
     destination.ensure_table(&target, &owner()).await.map_err(|error| classify(&error)).unwrap();
     let row = block(&target, &[(&[Some("1"), None, Some("24:00:00")], 0, false)]);
-    destination.insert(&target.table, &row, "t", None).await.unwrap();
+    destination.insert(&target.table, &row, "t").await.unwrap();
     assert_eq!(engine.read("SELECT at FROM time64.notes").await, "24:00:00.000000");
 }

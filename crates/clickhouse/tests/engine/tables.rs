@@ -39,10 +39,7 @@ async fn rows_in_a_table_are_accepted_from_its_owner_only() {
     // An empty table is anybody's.
     assert!(!destination.ensure_table(&target, &stranger()).await.unwrap().created);
 
-    destination
-        .insert(&target.table, &block(&target, &[(&[Some("1"), None], 0, false)]), "t", None)
-        .await
-        .unwrap();
+    destination.insert(&target.table, &block(&target, &[(&[Some("1"), None], 0, false)]), "t").await.unwrap();
     assert!(!destination.ensure_table(&target, &owner()).await.unwrap().created);
     let error = destination.ensure_table(&target, &stranger()).await.unwrap_err();
     assert!(matches!(error, Error::NotEmpty { rows: 1, .. }), "{error:?}");
@@ -84,7 +81,7 @@ async fn a_table_made_by_hand_is_taken_if_it_fits() {
     assert!(!destination.ensure_table(&target, &owner()).await.unwrap().created);
 
     let row = block(&target, &[(&[Some("1"), None, Some("y")], 0, false)]);
-    destination.insert(&target.table, &row, "t", None).await.unwrap();
+    destination.insert(&target.table, &row, "t").await.unwrap();
     assert_eq!(engine.read("SELECT extra, id, note FROM by_hand.notes").await, "x\t1\t\\N");
 }
 
@@ -122,7 +119,8 @@ async fn any_name_works_in_every_place() {
         assert_eq!(destination.inspect(std::slice::from_ref(&target), Some(&owner())).await, [], "{name}");
         assert!(destination.ensure_table(&target, &owner()).await.unwrap().created, "{name}");
         let rows = block(&target, &[(&[Some("7"), Some(name)], 5, false), (&[Some("8"), None], 6, false)]);
-        destination.insert(&target.table, &rows, name, Some(&format!("{name} {number}"))).await.unwrap();
+        destination.insert(&target.table, &rows, name).await.unwrap();
+        destination.wait_for_inserts(&target.table).await.unwrap();
         assert!(!destination.ensure_table(&target, &owner()).await.unwrap().created, "{name}");
         assert_eq!(destination.count(&target.table).await.unwrap(), 2, "{name}");
         destination
@@ -162,7 +160,7 @@ async fn a_table_of_1600_columns_is_made_and_filled() {
     destination.ensure_table(&target, &owner()).await.unwrap();
 
     let values = (0..1_600).map(|n| if n == 0 { Some("1") } else { None }).collect::<Vec<_>>();
-    destination.insert(&target.table, &block(&target, &[(&values, 0, false)]), "t", None).await.unwrap();
+    destination.insert(&target.table, &block(&target, &[(&values, 0, false)]), "t").await.unwrap();
     assert_eq!(destination.count(&target.table).await.unwrap(), 1);
     assert!(!destination.ensure_table(&target, &owner()).await.unwrap().created);
 }

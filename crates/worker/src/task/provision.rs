@@ -114,6 +114,9 @@ pub(crate) async fn set_up(spec: &PipeSpec, pipe: &PipeId, epoch: Epoch, set_up:
             }
         }
         if set_up.clear {
+            // One of a dead worker may still be at work, and its rows would come after they were cleared.
+            let waited = destination.wait_for_inserts(&target.table).await;
+            waited.map_err(|error| vec![millrace_clickhouse::classify(&error)])?;
             // Copied rows have version 0; a snapshot-only pipe has no others.
             let cleared = destination.delete_older_versions(&target.table, &target.metadata.version, Lsn(1));
             cleared.await.map_err(|error| vec![millrace_clickhouse::classify(&error)])?;

@@ -157,6 +157,9 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         if planned.target.engine == TableEngine::MergeTree {
             // No change that the slot still sends lies before its restart position.
             let target = &planned.target;
+            // A dead predecessor's last one may still be at work, and shows its rows only at its end.
+            let waited = destination.wait_for_inserts(&target.table).await;
+            waited.map_err(|error| vec![millrace_clickhouse::classify(&error)])?;
             let held = destination.versions(&target.table, &target.metadata.version, restart).await;
             table.held = held.map_err(|error| vec![millrace_clickhouse::classify(&error)])?;
         }

@@ -124,7 +124,7 @@ pub(super) async fn insert(
             loop {
                 let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some((place, block)) = next else { return anyhow::Ok(()) };
-                destination.insert(&table, &block, &format!("bench-{place}"), None).await?;
+                destination.insert(&table, &block, &format!("bench-{place}")).await?;
             }
         });
     }

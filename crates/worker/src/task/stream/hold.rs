@@ -96,7 +96,7 @@ impl Pump<'_> {
         let (destination, table) = (self.destination.clone(), self.planned[index].target.table.clone());
         self.trying.spawn(async move {
             tokio::time::sleep(pause).await;
-            let result = destination.insert(&table, &insert.block, &insert.token, None).await;
+            let result = destination.insert(&table, &insert.block, &insert.token).await;
             Tried { index, insert, result: result.map_err(|error| classify(&error)) }
         });
     }
