@@ -26,7 +26,17 @@ async fn is_followed(major: u16) {
     for sql in ["ALTER SYSTEM SET logical_decoding_work_mem = '64kB'", "SELECT pg_reload_conf()", FURTHER] {
         source.batch_execute(sql).await.unwrap();
     }
-    stack.apply(&stack.write_pipe_of("further", &["parts", "split"], "")).await;
+    let further = stack.write_pipe_of("further", &["parts", "split"], "");
+    if major < 15 {
+        let refused = stack.fails(&["pipe", "apply", "-f", further.to_str().unwrap()]).await;
+        assert!(
+            refused.contains("SOURCE_PARTITION_LAYOUT") && refused.contains("public.split_rest"),
+            "{refused}"
+        );
+        let in_order = "DROP TABLE split_rest; CREATE TABLE split_rest PARTITION OF split DEFAULT; INSERT INTO split SELECT n, n FROM generate_series(100, 200) n";
+        source.batch_execute(in_order).await.unwrap();
+    }
+    stack.apply(&further).await;
     stack.wait_for("further", "Running").await;
     let equal = async |stack: &Stack| {
         stack.caught_up("further").await;

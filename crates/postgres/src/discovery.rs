@@ -37,6 +37,8 @@ pub struct Found {
     pub unlogged: bool,
     /// Partitions whose updates and deletes could not be published, quoted where SQL needs it.
     pub partitions_without_identity: Vec<String>,
+    /// Partitions with other column numbers than the table, of a server before 15; quoted where SQL needs it.
+    pub partitions_of_other_layout: Vec<String>,
 }
 
 /// Figures of a partitioned table are the sums of its partitions'. Partitions tell their own old rows, so each of them needs an identity.
@@ -47,13 +49,16 @@ const RELATIONS: &str = "\
       coalesce(parts.bytes, CASE WHEN c.relkind IN ('r', 'm') THEN pg_table_size(c.oid) ELSE 0 END), \
       row_security_active(c.oid), \
       pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'USAGE'), c.relpersistence <> 'p', \
-      coalesce(parts.without_identity, '{}'::text[]) \
+      coalesce(parts.without_identity, '{}'::text[]), coalesce(parts.of_other_layout, '{}'::text[]) \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     LEFT JOIN LATERAL ( \
       SELECT sum(greatest(l.reltuples, 0))::bigint AS rows, sum(pg_table_size(l.oid))::bigint AS bytes, \
         array_agg(format('%I.%I', m.nspname, l.relname) ORDER BY m.nspname, l.relname) FILTER (WHERE l.relreplident = 'n' \
           OR l.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = l.oid AND i.indisprimary AND i.indimmediate) \
-          OR l.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = l.oid AND i.indisreplident)) AS without_identity \
+          OR l.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = l.oid AND i.indisreplident)) AS without_identity, \
+        array_agg(format('%I.%I', m.nspname, l.relname) ORDER BY m.nspname, l.relname) FILTER (WHERE current_setting('server_version_num')::int < 150000 \
+          AND EXISTS (SELECT FROM pg_attribute a JOIN pg_attribute b ON b.attrelid = l.oid AND b.attname = a.attname \
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum <> b.attnum)) AS of_other_layout \
       FROM pg_partition_tree(c.oid) AS tree JOIN pg_class l ON l.oid = tree.relid JOIN pg_namespace m ON m.oid = l.relnamespace \
       WHERE tree.isleaf AND l.relkind = 'r' \
     ) AS parts ON c.relkind = 'p' ";
@@ -166,6 +171,7 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
             schema_usable: get(row, 11, what)?,
             unlogged: get(row, 12, what)?,
             partitions_without_identity: get(row, 13, what)?,
+            partitions_of_other_layout: get(row, 14, what)?,
         });
     }
     for found in found.iter_mut().filter(|found| found.kind == Kind::Partitioned) {

@@ -300,6 +300,7 @@ fn table_problems(spec: &PipeSpec, table: &TableSpec, found: &Found, role: &str)
         problems.extend(keyless.or_else(|| identity_problem(found)));
         problems.extend(unlogged(found));
         problems.extend(partitioned(found));
+        problems.extend(other_layout(found));
     } else {
         problems.extend(keyless);
     }
@@ -312,6 +313,20 @@ fn partitioned(found: &Found) -> Option<Problem> {
         let message = "changes of its rows are streamed, but not that a partition which holds rows is attached, detached, dropped or truncated by itself: the table is set aside then";
         let remedy = "attach partitions while they are empty, and delete rows before a partition is detached or dropped";
         Problem::warning("PARTITIONS_CHANGED", message, remedy).of_table(&found.definition.name)
+    })
+}
+
+/// pgoutput before 15 frees the map from a partition's columns to the table's whenever the partition's definition is invalidated, also between
+/// making and using it, and then sends the partition's values under the table's columns (`rel_sync_cache_relation_cb` of its source).
+fn other_layout(found: &Found) -> Option<Problem> {
+    let partitions = &found.partitions_of_other_layout;
+    (!partitions.is_empty()).then(|| {
+        let message = format!(
+            "PostgreSQL before 15 may send values under the wrong columns for partitions whose columns stand in another order than the table's: {}",
+            partitions.join(", ")
+        );
+        let remedy = "make these partitions anew with CREATE TABLE ... PARTITION OF, or name the partitions as tables, or upgrade the source";
+        Problem::operator("SOURCE_PARTITION_LAYOUT", message, remedy).of_table(&found.definition.name)
     })
 }
 
