@@ -46,6 +46,10 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
     ("SOURCE_NO_FAILOVER_SLOTS", "enableFailoverSlots needs PostgreSQL 17 or later."),
     ("SOURCE_OUT_OF_RESOURCES", "PostgreSQL lacks connections, senders, slots, memory or disk; tried again."),
     ("SOURCE_OUT_OF_SLOTS", "No replication slot or WAL sender is free."),
+    (
+        "SOURCE_PARTITION_LAYOUT",
+        "On PostgreSQL 14 a partition has its columns in another order than its table.",
+    ),
     ("SOURCE_PERMISSION_DENIED", "The role lacks a right."),
     ("SOURCE_PROTOCOL", "What answers does not speak PostgreSQL's protocol as expected."),
     ("SOURCE_REFUSED", "PostgreSQL refused for a reason that is not known to pass by itself."),
