@@ -239,7 +239,7 @@ async fn a_partition_that_is_attached_with_rows_is_not_passed_over_in_silence() 
     let shown = stack.get("parts").await;
     for (at, partition) in [(0, "public.later_2"), (1, "public.at_once_2"), (2, "public.again_1")] {
         let message = shown["tables"][at]["problem"]["message"].as_str().unwrap();
-        assert!(message.contains("were attached with rows") && message.contains(partition), "{message}");
+        assert!(message.contains("was attached with rows") && message.contains(partition), "{message}");
     }
     source.batch_execute("UPDATE fine SET x = x + 1").await.unwrap();
     stack.caught_up("parts").await;

@@ -70,7 +70,7 @@ pub fn pipe_not_found(name: &str) -> Status {
 
 /// `ALREADY_EXISTS`: a pipe of that name stands with another specification; `differing` names what differs, such as `settings`.
 pub fn pipe_exists(name: &str, differing: &[&str]) -> Status {
-    let remedy = "give the pipe another name, or delete the one that exists and apply again";
+    let remedy = "edit it with Update, or give the pipe another name";
     let mut details = details(reason::PIPE_EXISTS, remedy);
     details.set_resource_info("millrace.pipe.v1.Pipe", name, "", "");
     let mut message = format!("pipe '{name}' exists already with another specification");

@@ -36,6 +36,8 @@ pub struct Applier {
     open: Option<Open>,
     /// Of a change of several tables that must be given again: the first of them that has not taken it in.
     remaining: Option<usize>,
+    /// Tables that cannot go on and of which the caller has not been told.
+    refused: Vec<(TableIndex, Problem)>,
     /// The transaction in progress whose block is being received.
     block: Option<u32>,
     committed: Lsn,
@@ -112,8 +114,6 @@ pub enum Step {
         /// Start of the record.
         lsn: Lsn,
     },
-    /// Tables cannot go on, mostly one. From here on their changes are ignored; rows of them that wait are valid.
-    SetAside(Vec<(TableIndex, Problem)>),
 }
 
 /// A row to be looked for at the source: its number, and the values of its newest place.
@@ -205,6 +205,7 @@ impl Applier {
             bindings: Bindings::default(),
             open: None,
             remaining: None,
+            refused: Vec::new(),
             block: None,
             committed: Lsn::ZERO,
             waiting: Vec::new(),
@@ -550,6 +551,13 @@ impl Applier {
         }
     }
 
+    /// Tables that cannot go on since this was asked last. Their changes are ignored from there on; rows of them that wait are valid. To be asked after every message, so that the
+    /// source does not forget what they lack.
+    #[inline]
+    pub fn take_refused(&mut self) -> Vec<(TableIndex, Problem)> {
+        std::mem::take(&mut self.refused)
+    }
+
     /// Whether a table's changes are carried.
     pub fn is_active(&self, table: TableIndex) -> bool {
         self.tables.get(table.0).is_some_and(|table| table.stream.active)
@@ -568,7 +576,6 @@ impl Applier {
             return Err(ApplyError::UnknownRelation { lsn, oid: relation });
         };
         let mut step = Step::Ignored;
-        let mut refused = Vec::new();
         let first = self.remaining.take().unwrap_or(0);
         for (number, lane) in binding.lanes.iter().enumerate().skip(first) {
             let (index, table) = (TableIndex(lane.index), &mut self.tables[lane.index]);
@@ -619,7 +626,7 @@ impl Applier {
                 }
                 Err(problem) => {
                     table.stream.active = false;
-                    refused.push((index, *problem));
+                    self.refused.push((index, *problem));
                     continue;
                 }
             };
@@ -645,7 +652,7 @@ impl Applier {
                 step = Step::Buffered;
             }
         }
-        if refused.is_empty() { Ok(step) } else { Ok(Step::SetAside(refused)) }
+        Ok(step)
     }
 
     /// Matches a relation with the tables by oid and by name: a table that was renamed, dropped and made again, or given the
@@ -653,7 +660,6 @@ impl Applier {
     fn relation(&mut self, relation: &Relation) -> Step {
         let mut lanes = Vec::new();
         let mut described = Step::Ignored;
-        let mut refused = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
             if !table.stream.active {
                 continue;
@@ -668,12 +674,12 @@ impl Applier {
                 }
                 Some(Err(problem)) => {
                     table.stream.active = false;
-                    refused.push((TableIndex(index), *problem));
+                    self.refused.push((TableIndex(index), *problem));
                 }
             }
         }
         self.bindings.insert(relation.oid, Binding { relation: Box::new(relation.clone()), lanes });
-        if refused.is_empty() { described } else { Step::SetAside(refused) }
+        described
     }
 
     fn truncate(&self, lsn: Lsn, kind: &'static str, truncate: Truncate<'_>) -> Result<Step, ApplyError> {

@@ -135,8 +135,6 @@ pub(crate) struct IncompleteRow {
     pub(crate) tombstone: Option<Vec<Option<OwnedCell>>>,
     /// Its chain, by position.
     pub(crate) chain: usize,
-    /// Where it stands, by position among the chain's places.
-    pub(crate) place: usize,
 }
 
 impl IncompleteRow {
@@ -155,6 +153,8 @@ pub(crate) struct Chain {
     pub(crate) trusted: bool,
     /// Where the row stood before the batch, then every other place that it had in it.
     pub(crate) places: Vec<SoughtPlace>,
+    /// Its versions in their order: their positions, and the numbers of the places where they stood.
+    pub(crate) rows: Vec<(Lsn, usize)>,
     /// The row as the source has it, where that was asked.
     pub(crate) at_source: Option<SourceValues>,
 }
@@ -195,8 +195,8 @@ pub(crate) enum Origin<'a> {
 /// replaces and whose values are not known. What nobody knows at the end was deleted or moved since, and the change that did so follows.
 ///
 /// The second value is whether the source must be asked for the last row.
-pub(crate) fn resolve<'a>(chain: &'a Chain, rows: &[(Lsn, usize)]) -> (Vec<Option<Origin<'a>>>, bool) {
-    let mut origins = Vec::with_capacity(rows.len());
+pub(crate) fn resolve(chain: &Chain) -> (Vec<Option<Origin<'_>>>, bool) {
+    let mut origins = Vec::with_capacity(chain.rows.len());
     let mut known: Option<&Found> = None;
     if chain.trusted
         && let Some(before) = chain.places.first().and_then(|place| place.found.as_ref())
@@ -204,7 +204,7 @@ pub(crate) fn resolve<'a>(chain: &'a Chain, rows: &[(Lsn, usize)]) -> (Vec<Optio
         known = Some(before).filter(|before| !before.is_deleted && before.version < chain.first.0);
     }
     let mut unresolved = false;
-    for (lsn, place) in rows {
+    for (lsn, place) in &chain.rows {
         let found = chain.places.get(*place).and_then(|place| place.found.as_ref());
         if chain.trusted
             && let Some(found) = found.filter(|found| found.version >= lsn.0)

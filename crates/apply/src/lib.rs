@@ -5,7 +5,7 @@
 //! row), and one [`millrace_mapping::BlockBuilder`] per table in which they wait.
 //!
 //! Never contains: sockets, clocks, DDL, decisions about when to send. A table that cannot go on is an effect
-//! ([`Step::SetAside`]), a truncate is one too ([`Step::Truncate`]); the caller carries them out.
+//! ([`Applier::take_refused`]), a truncate is one too ([`Step::Truncate`]); the caller carries them out.
 //!
 //! What becomes of a change, with `lsn` the start of the change's own WAL record and the version of every row it writes:
 //!

@@ -7,7 +7,7 @@ use millrace_pgoutput::Relation;
 /// NULL came out of a column that was NOT NULL when it was last looked at.
 pub(crate) const COLUMN_BECAME_NULLABLE: &str = "COLUMN_BECAME_NULLABLE";
 
-/// An update left out a value that it did not change, and nothing here knows it (rulings: never a wrong value).
+/// An update left out a value that it did not change, and nothing here knows it: a wrong value is never written.
 pub(crate) fn toast_value_missing(table: &TableName, column: &str, key: &str) -> Problem {
     Problem::operator(
         "TOAST_VALUE_MISSING",

@@ -264,17 +264,19 @@ impl Table {
                 first: lsn,
                 trusted,
                 places: vec![sought(&old_place)],
+                rows: Vec::new(),
                 at_source: None,
             });
             self.chains.len() - 1
         });
-        let places = &mut self.chains[chain].places;
+        let Chain { places, rows, .. } = &mut self.chains[chain];
         let place = places.iter().position(|known| known.values == new_place).unwrap_or_else(|| {
             places.push(sought(&new_place));
             places.len() - 1
         });
+        rows.push((lsn, place));
         let moved = tombstone.is_some().then_some(old_place);
-        let row = IncompleteRow { lsn, cells, tombstone, chain, place };
+        let row = IncompleteRow { lsn, cells, tombstone, chain };
         self.incomplete_bytes += row.bytes();
         self.incomplete.push(row);
         self.note(moved, new_place, Newest::Incomplete(self.incomplete.len() - 1));
@@ -433,12 +435,11 @@ impl Table {
 
     /// Rows that the destination's answer does not complete, by their newest places; to be looked for at the source.
     pub(crate) fn still_sought(&self, chains: usize) -> Vec<(usize, PlaceValues)> {
-        let unresolved = |chain: &usize| resolve(&self.chains[*chain], &self.rows_of(*chain)).1;
-        let newest = |chain: usize| {
-            let last = self.rows_of(chain).last().map_or(0, |(_, place)| *place);
-            (chain, self.chains[chain].places[last].values.clone())
+        let newest = |(number, chain): (usize, &Chain)| {
+            let (_, place) = chain.rows.last()?;
+            resolve(chain).1.then(|| (number, chain.places[*place].values.clone()))
         };
-        (0..self.chains.len().min(chains)).filter(unresolved).map(newest).collect()
+        self.chains.iter().take(chains).enumerate().filter_map(newest).collect()
     }
 
     /// Takes in a row as the source has it.
@@ -446,11 +447,6 @@ impl Table {
         if let Some(chain) = self.chains.get_mut(chain) {
             chain.at_source = Some(values);
         }
-    }
-
-    fn rows_of(&self, chain: usize) -> Vec<(Lsn, usize)> {
-        let rows = self.incomplete.iter().filter(|row| row.chain == chain);
-        rows.map(|row| (row.lsn, row.place)).collect()
     }
 
     /// Encodes the rows of the first chains by themselves. They come before the others of the batch, which may be of the same places. Gives their number too.
@@ -479,10 +475,8 @@ impl Table {
     /// Writes the rows that waited, in their order, as far as their values are known.
     pub(crate) fn complete(&mut self) -> Result<(), Box<Problem>> {
         self.incomplete_bytes = 0;
-        let rows: Vec<_> = (0..self.chains.len()).map(|chain| self.rows_of(chain)).collect();
         let chains = std::mem::take(&mut self.chains);
-        let mut origins: Vec<_> =
-            chains.iter().zip(&rows).map(|(chain, rows)| resolve(chain, rows).0.into_iter()).collect();
+        let mut origins: Vec<_> = chains.iter().map(|chain| resolve(chain).0.into_iter()).collect();
         let (table, builder) = (&self.stream.definition.name, &mut self.builder);
         let mut written = Ok(());
         for row in &self.incomplete {

@@ -201,7 +201,7 @@ impl<C: Catalog> PipeService for Pipes<C> {
         let mut problems = Vec::new();
         // What exists with this name was checked when it was made, and is answered for by the reconciler.
         if request.validate_only || self.directory.get(&name).is_none() {
-            // Without a worker a pipe waits in Provisioning and says so (rulings 14).
+            // Without a worker a pipe waits in Provisioning and says so.
             match self.inspect(InspectionSubject::Pipe(Box::new(spec.clone()))).await? {
                 Some(inspected) if errors(&inspected.problems).is_empty() => problems = inspected.problems,
                 Some(inspected) => return Err(status::checks_failed(&errors(&inspected.problems))),

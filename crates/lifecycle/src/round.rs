@@ -15,7 +15,7 @@ use crate::pipe::{PipeEvent, PipeState};
 use crate::record::{Actor, PartitionRecord, Phase, Purpose, RoundRecord, TableRecord, Task};
 use crate::table::{TableEvent, TableState};
 
-/// A table that failed so often in a row is not copied anew without somebody's doing (rulings 17).
+/// A table that failed so often in a row is not copied anew without somebody's doing.
 const FAILURES: u32 = 2;
 
 impl PipeAggregate {
@@ -459,7 +459,7 @@ impl PipeAggregate {
                 }
                 let swaps = |round: &RoundRecord| round.purpose == Purpose::Resync;
                 if !follows && self.lacks_tables() {
-                    // A snapshot-only pipe with a table set aside is not complete (rulings 11).
+                    // A snapshot-only pipe with a table set aside is not complete.
                     return;
                 }
                 let cause = match self.active().count() {

@@ -47,7 +47,7 @@ pub(crate) struct WorkerArgs {
     /// This worker's id, unique in the fleet [default: host name and process id].
     #[arg(long, env = "MILLRACE_WORKER_ID")]
     id: Option<WorkerId>,
-    /// Most copies and streams at a time [default: 4].
+    /// Most copies at a time; streams are not counted [default: 4].
     #[arg(long, env = "MILLRACE_MAX_TASKS")]
     max_tasks: Option<u32>,
     /// Ceiling of the memory that data may take, such as 256MiB [default: 256MiB].

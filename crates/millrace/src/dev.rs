@@ -32,7 +32,7 @@ pub(crate) struct DevArgs {
     /// Where it listens.
     #[arg(long, default_value = "127.0.0.1:8123")]
     clickhouse_listen: SocketAddr,
-    /// Most copies and streams of each worker at a time.
+    /// Most copies of each worker at a time; streams are not counted.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     max_tasks: u32,
     /// Ceiling of the memory that data may take, for each worker.

@@ -135,3 +135,10 @@ pub struct TableDefinition {
     #[serde(default)]
     pub holds_from: Lsn,
 }
+
+impl TableDefinition {
+    /// Whether it is a partitioned table, which has no storage of its own.
+    pub fn is_partitioned(&self) -> bool {
+        self.file_node == 0
+    }
+}

@@ -77,7 +77,7 @@ impl CopyReader {
     /// # Errors
     /// [`Error::Rewritten`], or the statement fails.
     pub async fn hold_in_place(&mut self, definition: &TableDefinition) -> Result<Place, Error> {
-        if definition.file_node == 0 {
+        if definition.is_partitioned() {
             return Ok(Place::Same);
         }
         let table = quote_table(&definition.name);
@@ -189,7 +189,7 @@ pub fn copy_query(
             }
         })
         .collect();
-    let only = if definition.file_node == 0 { "" } else { "ONLY " };
+    let only = if definition.is_partitioned() { "" } else { "ONLY " };
     let mut bounds = Vec::new();
     if range.first > 0 {
         bounds.push(format!("ctid >= '({},0)'::tid", range.first));

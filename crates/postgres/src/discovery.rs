@@ -175,8 +175,8 @@ async fn describe(session: &Session, relations: &[tokio_postgres::Row]) -> Resul
         });
     }
     for found in found.iter_mut().filter(|found| found.kind == Kind::Partitioned) {
-        let leaves = session.linked_leaves(found.definition.oid).await?;
-        found.definition.partitions = leaves.into_iter().map(|leaf| leaf.partition).collect();
+        let leaves = session.leaves(found.definition.oid).await?;
+        found.definition.partitions = leaves.into_values().map(|leaf| leaf.partition).collect();
     }
     let oids: Vec<u32> = found.iter().map(|found| found.definition.oid).collect();
     let columns = session.rows(what, COLUMNS, &[&oids]).await?;

@@ -34,5 +34,5 @@ pub use inspect::{Inspection, inspect, offered_tables};
 pub use lookup::KeyValue;
 pub use replication::{ReplicationEvent, ReplicationStream, StreamForm, SystemIdentity, identify_system};
 pub use session::{Session, SlotState};
-pub use shape::{Leaf, Shape};
+pub use shape::Shape;
 pub use snapshot::{SlotKind, SnapshotSession};

@@ -63,10 +63,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
     /// growth: numbers of tables among which the first number of rows is divided.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100], value_parser = clap::value_parser!(u32).range(1..))]
     growth_tables: Vec<u32>,
     /// growth: numbers of rows of one table. The whole comparison is 1000000,10000000,50000000, which takes 25 GB of disk and an hour.
-    #[arg(long, value_delimiter = ',', default_values_t = [1_000_000, 5_000_000])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000_000, 5_000_000], value_parser = clap::value_parser!(u32).range(1..))]
     growth_rows: Vec<u32>,
     /// transaction: rows of the one transaction.
     #[arg(long, default_value_t = 10_000_000)]

@@ -635,6 +635,34 @@ fn a_description_that_comes_again_changes_nothing() {
 }
 
 #[test]
+fn one_copy_of_a_table_that_refuses_a_row_is_told_of_though_another_has_to_follow_first() {
+    // The table and the copy that is to take its place, of which only one knows the new column.
+    let now = items(ReplicaIdentity::Default);
+    let before = table(ITEMS, "items", &["id bigint!", "name text"], &["id"], ReplicaIdentity::Default);
+    let mut scene = Scene::new(vec![now.clone(), before]);
+    scene.begin();
+    scene.relation(relation_of(&now));
+    let step = scene.insert(ITEMS, "one, first, note");
+    assert!(matches!(step, Step::SchemaChanged { table: TableIndex(1), .. }), "{step:?}");
+    assert!(!scene.applier.is_active(TableIndex(0)));
+    assert!(scene.story().starts_with("items has the columns id, name, note now\nset aside items: public.items: the row with id = one cannot"));
+}
+
+#[test]
+fn a_copy_of_a_table_that_lacks_values_goes_apart_though_another_refuses_the_row() {
+    let columns = ["id bigint!", "name text", "note text"];
+    let refuses = table(ITEMS, "items", &columns, &[], ReplicaIdentity::Default);
+    let mut scene = Scene::new(vec![items(ReplicaIdentity::Default), refuses]);
+    scene.begin();
+    scene.relation(relation_of(&items(ReplicaIdentity::Default)));
+    scene.insert(ITEMS, "1, first, note");
+    scene.take();
+    let step = scene.update(ITEMS, "2, second, ~");
+    assert_eq!(step, Step::Apart);
+    assert!(!scene.applier.is_active(TableIndex(1)));
+}
+
+#[test]
 fn a_session_that_breaks_the_protocol_is_refused() {
     let mut scene = Scene::new(vec![items(ReplicaIdentity::Default)]);
     let first = row("1, first, NULL");

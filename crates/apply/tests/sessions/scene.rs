@@ -154,11 +154,9 @@ impl Scene {
                 let tables: Vec<&str> = tables.iter().map(name).collect();
                 let _ = writeln!(self.story, "truncate {} below {lsn}", tables.join(", "));
             }
-            Step::SetAside(tables) => {
-                for (table, problem) in tables {
-                    let _ = writeln!(self.story, "set aside {}: {problem}", name(table));
-                }
-            }
+        }
+        for (table, problem) in self.applier.take_refused() {
+            let _ = writeln!(self.story, "set aside {}: {problem}", name(&table));
         }
         step
     }

@@ -22,13 +22,12 @@ pub fn run(input: &[u8]) {
     for (at, message) in input.frames.iter().enumerate() {
         let committed = applier.committed();
         // Fewer positions than messages: several changes of one record share theirs.
-        match applier.apply(Lsn(1 + at as u64 / 2), message) {
-            Ok(Step::SetAside(tables)) => {
-                for (table, problem) in tables {
-                    assert!(!problem.to_string().is_empty());
-                    aside[table.0] = true;
-                }
-            }
+        let step = applier.apply(Lsn(1 + at as u64 / 2), message);
+        for (table, problem) in applier.take_refused() {
+            assert!(!problem.to_string().is_empty());
+            aside[table.0] = true;
+        }
+        match step {
             Ok(Step::Truncate { tables, .. }) => {
                 assert!(
                     tables.iter().all(|table| !aside[table.0]),

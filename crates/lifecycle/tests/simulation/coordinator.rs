@@ -370,7 +370,7 @@ impl World {
     }
 }
 
-/// `acceptance.md` L1 and rulings 10, written down once more so that a slip in the table of transitions is noticed.
+/// The legal transitions, written down once more so that a slip in the table of transitions is noticed.
 const LEGAL: [(PipeState, PipeState); 41] = {
     use PipeState as S;
     [

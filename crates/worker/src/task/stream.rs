@@ -72,8 +72,6 @@ const STATUS: Duration = Duration::from_secs(5);
 const PARTITIONS: Duration = Duration::from_secs(30);
 /// How often the coordinator hears how far the stream is.
 const REPORT: Duration = Duration::from_millis(500);
-/// How often the source is asked which partitions have come to the tables that have some.
-const ATTACHED: Duration = Duration::from_secs(10);
 /// Memory is taken from the budget in steps.
 const STEP: u64 = 1 << 20;
 
@@ -311,7 +309,6 @@ enum Wake {
     Flush,
     Status,
     Report,
-    Attached,
 }
 
 impl Pump<'_> {
@@ -444,9 +441,6 @@ impl Pump<'_> {
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report = tokio::time::interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut attached = tokio::time::interval(ATTACHED);
-        attached.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let partitioned = self.planned.iter().any(|table| is_partitioned(&table.definition));
         // Asks for a keepalive, which says where the log ends: an idle source would leave us waiting for half a minute.
         self.acknowledge(true).await?;
         loop {
@@ -467,7 +461,6 @@ impl Pump<'_> {
                 // 3. PostgreSQL must hear of us, also when nothing can be read.
                 _ = status.tick() => Wake::Status,
                 _ = report.tick() => Wake::Report,
-                _ = attached.tick(), if partitioned => Wake::Attached,
                 // 4. A batch that is due, before more is read.
                 () = tokio::time::sleep_until(due), if waiting && room => Wake::Flush,
                 // 5. More changes, unless what waits is as large as a batch may be.
@@ -491,7 +484,6 @@ impl Pump<'_> {
                     self.look_at_partitions().await?;
                 }
                 Wake::Report => self.report(),
-                Wake::Attached => self.look_at_attached().await?,
                 Wake::Flush => self.send().await?,
                 Wake::Read(read) => {
                     read.map_err(|error| vec![self.source_failed(&error)])?;
@@ -499,44 +491,6 @@ impl Pump<'_> {
                 }
             }
         }
-    }
-
-    /// Rows that a partition held before it was attached are in nobody's stream. One that comes with such rows sets its table aside.
-    async fn look_at_attached(&mut self) -> Result<(), Vec<Problem>> {
-        match self.compare_attached().await {
-            // The next look may be luckier; the stream itself needs no further connection.
-            Err(problems) if problems.iter().all(|problem| problem.recovery == Recovery::Retry) => {
-                tracing::debug!(?problems, "partitions could not be looked at");
-                Ok(())
-            }
-            looked => looked,
-        }
-    }
-
-    async fn compare_attached(&mut self) -> Result<(), Vec<Problem>> {
-        let session = source::connect(&self.stream.spec).await?;
-        for index in 0..self.planned.len() {
-            let definition = &self.planned[index].definition;
-            if !is_partitioned(definition) || !self.applier.is_active(TableIndex(index)) {
-                continue;
-            }
-            let found = session.partitions(definition).await.map_err(|error| vec![classify(&error)])?;
-            if !found.laden.is_empty() {
-                let names: Vec<String> = found.laden.iter().map(ToString::to_string).collect();
-                let reason = format!(
-                    "partitions were attached with rows, which the change stream does not have: {}",
-                    names.join(", ")
-                );
-                let problem = source_schema_changed(&definition.name, &[reason]);
-                self.give_up(TableIndex(index), problem).await?;
-            } else if found.complete != definition.partitions {
-                let planned = &mut self.planned[index];
-                planned.definition.partitions = found.complete;
-                let (id, definition) = (planned.id, planned.definition.clone());
-                self.say(id, Report::TableChanged(id, Box::new(definition))).await;
-            }
-        }
-        Ok(())
     }
 
     /// When what waits may go: at once where the stream was quiet; otherwise so much later than the batch before that inserts take at most a third of the time. A stream that is
@@ -692,19 +646,13 @@ impl Pump<'_> {
     async fn wait_for_memory(&mut self) -> Result<(), Vec<Problem>> {
         self.arrive_all().await?;
         let budget = self.shared.budget.clone();
-        let mut memory = std::pin::pin!(budget.reserve(STEP));
-        loop {
-            tokio::select! {
-                memory = &mut memory => {
-                    self.reserved = memory;
-                    return Ok(());
-                }
-                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
-            }
-        }
+        self.reserved = self.meanwhile(budget.reserve(STEP)).await?;
+        Ok(())
     }
 
     async fn step(&mut self, step: Step) -> Result<(), Vec<Problem>> {
+        let refused = self.applier.take_refused();
+        self.set_aside(refused).await;
         match step {
             Step::Buffered => {
                 self.changes += 1;
@@ -729,7 +677,6 @@ impl Pump<'_> {
                 }
             }
             Step::Ignored | Step::Committed { .. } => {}
-            Step::SetAside(tables) => self.set_aside(tables).await,
             Step::Forget { transaction, subtransaction } => self.spool.forget(transaction, subtransaction),
             Step::Replay { transaction, commit } => self.replay(transaction, commit).await?,
             // Both are seen to where their message is at hand.
@@ -801,7 +748,7 @@ impl Pump<'_> {
         if definition.columns.iter().all(is_alive) && shape.columns.iter().all(known) {
             planned.definition.file_node = shape.file_node;
         }
-        if definition.file_node == 0 { self.look_at_partitions_of(table).await } else { Ok(()) }
+        if definition.is_partitioned() { self.look_at_partitions_of(table).await } else { Ok(()) }
     }
 
     /// Looks at the partitions of every partitioned table that is due.
@@ -812,7 +759,7 @@ impl Pump<'_> {
         }
         for index in 0..self.planned.len() {
             let doubted = self.partitions.get(&index).and_then(|partitions| partitions.doubted_at);
-            if self.planned[index].definition.file_node == 0
+            if self.planned[index].definition.is_partitioned()
                 && self.applier.is_active(TableIndex(index))
                 && (is_due || doubted.is_some_and(|lsn| self.source >= lsn))
             {
@@ -825,30 +772,44 @@ impl Pump<'_> {
     /// Looks whether something happened to a table's partitions that the stream does not tell. The stream is given the time to explain it.
     async fn look_at_partitions_of(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
         let failed = |error: millrace_postgres::Error| vec![classify(&error)];
-        let (oid, name) = {
-            let definition = &self.planned[table.0].definition;
-            (definition.oid, definition.name.clone())
-        };
-        let session = self.take_catalog().await?;
-        let Some(mut partitions) = self.partitions.remove(&table.0) else {
-            let partitions = Partitions::look(&session, oid).await;
-            self.partitions.extend(unless_locked(partitions)?.map(|partitions| (table.0, partitions)));
-            self.catalog = Some(session);
-            return Ok(());
-        };
-        let keeps_gone = self.stream.spec.settings.truncate == TruncatePolicy::Ignore;
-        let found = self.meanwhile(partitions.compare(&session, oid, keeps_gone)).await?;
-        let found = unless_locked(found)?.unwrap_or_default();
-        if !found.is_empty() {
-            match partitions.doubted_at {
-                Some(lsn) if self.source >= lsn => {
-                    return self.give_up(table, partitions_changed(&name, &found)).await;
-                }
-                Some(_) => {}
-                None => partitions.doubted_at = Some(session.log_end().await.map_err(failed)?),
+        let definition = self.planned[table.0].definition.clone();
+        let session = match self.take_catalog().await {
+            Ok(session) => session,
+            // The next look may be luckier, and the stream itself needs no further connection.
+            Err(problems) if problems.iter().all(|problem| problem.recovery == Recovery::Retry) => {
+                tracing::debug!(?problems, "partitions could not be looked at");
+                return Ok(());
             }
-            // Where an idle log ends is only said when it is asked for.
-            self.acknowledge(true).await?;
+            Err(problems) => return Err(problems),
+        };
+        let mut partitions = self.partitions.remove(&table.0).unwrap_or_default();
+        let keeps_gone = self.stream.spec.settings.truncate == TruncatePolicy::Ignore;
+        let compared = partitions.compare(&session, definition.oid, &definition.partitions, keeps_gone);
+        let found = unless_locked(self.meanwhile(compared).await?)?;
+        match (found, partitions.doubted_at) {
+            (None, _) => {}
+            (Some(found), _) if found.is_empty() => {
+                let complete = partitions.complete();
+                if definition.partitions != complete {
+                    let planned = &mut self.planned[table.0];
+                    planned.definition.partitions.clone_from(&complete);
+                    // What is recorded may be ahead of what the stream sends.
+                    let recorded = planned.ahead.as_deref_mut().unwrap_or(&mut planned.definition);
+                    recorded.partitions = complete;
+                    let (id, recorded) = (planned.id, Box::new(recorded.clone()));
+                    self.say(id, Report::TableChanged(id, recorded)).await;
+                }
+            }
+            (Some(found), Some(lsn)) if self.source >= lsn => {
+                return self.give_up(table, partitions_changed(&definition.name, &found)).await;
+            }
+            (Some(_), doubted_at) => {
+                if doubted_at.is_none() {
+                    partitions.doubted_at = Some(session.log_end().await.map_err(failed)?);
+                }
+                // Where an idle log ends is only said when it is asked for.
+                self.acknowledge(true).await?;
+            }
         }
         self.partitions.insert(table.0, partitions);
         self.catalog = Some(session);
@@ -1004,18 +965,9 @@ impl Pump<'_> {
     /// Empties a table of what is older than its truncation. Large ones take a while, so PostgreSQL hears of us meanwhile.
     async fn truncate(&mut self, index: usize, truncation: Lsn) -> Result<(), Vec<Problem>> {
         let (destination, target) = (self.destination.clone(), self.planned[index].target.clone());
-        let version = &target.metadata.version;
-        let mut emptied =
-            std::pin::pin!(destination.delete_older_versions(&target.table, version, truncation));
-        loop {
-            tokio::select! {
-                emptied = &mut emptied => {
-                    let problem = |error| millrace_clickhouse::classify(&error).of_table(&target.source);
-                    return emptied.map_err(|error| vec![problem(error)]);
-                }
-                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
-            }
-        }
+        let emptied = destination.delete_older_versions(&target.table, &target.metadata.version, truncation);
+        let problem = |error| millrace_clickhouse::classify(&error).of_table(&target.source);
+        self.meanwhile(emptied).await?.map_err(|error| vec![problem(error)])
     }
 
     /// Sends everything that waits as one batch, rows that lacked values completed.
@@ -1405,11 +1357,6 @@ impl Pump<'_> {
         }
         Ok(Outcome::Drained { durable })
     }
-}
-
-/// A partitioned table has no storage of its own.
-fn is_partitioned(definition: &TableDefinition) -> bool {
-    definition.file_node == 0
 }
 
 /// Nothing where somebody alters what was asked for: it is asked for again before long.

@@ -110,10 +110,10 @@ async fn measure(testbed: &Testbed, tables: u32, each: u32, table: &mut Table) -
     let mappings: Vec<String> =
         (0..tables).map(|table| format!("{{source: {PLACE}.t{table}, target: t{table}}}")).collect();
     testbed.settle().await?;
-    testbed.reset_peaks();
+    testbed.reset_peaks()?;
     let before = testbed.usage();
     testbed.apply(PLACE, PLACE, &mappings).await?;
-    let (usage, peak) = (testbed.usage() - before, testbed.peak());
+    let (usage, peak) = (testbed.usage() - before, testbed.peak()?);
     let seconds = testbed.snapshot_took(PLACE).await?.as_secs_f64();
     let worker = micros_each(usage.workers.total(), rows);
     table.record(

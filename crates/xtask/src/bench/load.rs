@@ -170,9 +170,9 @@ impl<'a> Load<'a> {
                     Way::BareInsert => self.bare_insert().await?,
                     Way::Function => self.function().await?,
                     Way::Millrace => {
-                        self.testbed.reset_peaks();
+                        self.testbed.reset_peaks()?;
                         let taken = self.millrace(run).await?;
-                        peak = self.testbed.peak();
+                        peak = self.testbed.peak()?;
                         taken
                     }
                 });

@@ -5,6 +5,8 @@ use std::iter::Sum;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 /// `/proc` counts CPU time in hundredths of a second, on every machine that Linux runs on.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -130,16 +132,24 @@ fn processes() -> impl Iterator<Item = u32> {
 }
 
 /// The most memory that a process held at a time, in bytes, since it started or since [`reset_peak`].
-pub(super) fn peak(id: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+///
+/// # Errors
+/// The process is gone.
+pub(super) fn peak(id: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{id}/status");
+    let status = fs::read_to_string(&path).with_context(|| path.clone())?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) * 1024
+    let kilobytes = line.split_whitespace().next().with_context(|| format!("{path} tells no VmHWM"))?;
+    Ok(kilobytes.parse::<u64>()? * 1024)
 }
 
-/// Begins the peak anew where that is permitted; elsewhere it stays the peak since the start.
-pub(super) fn reset_peak(id: u32) {
-    // What is refused is only that the peak begins later.
-    let _ = fs::write(format!("/proc/{id}/clear_refs"), "5");
+/// Begins the peak anew.
+///
+/// # Errors
+/// The process is gone, or this is not permitted.
+pub(super) fn reset_peak(id: u32) -> anyhow::Result<()> {
+    let path = format!("/proc/{id}/clear_refs");
+    fs::write(&path, "5").with_context(|| path.clone())
 }
 
 #[cfg(test)]
@@ -150,7 +160,7 @@ mod tests {
     fn this_process_has_times_a_parent_and_a_peak() {
         let own = stat(std::process::id()).unwrap();
         assert_ne!(own.parent, 0);
-        assert!(peak(std::process::id()) > 1 << 20);
+        assert!(peak(std::process::id()).unwrap() > 1 << 20);
     }
 
     #[test]

@@ -81,11 +81,9 @@ pub(super) async fn run(
         let with_first = run % 2 == 1;
         let (mut with, mut without) = (0.0, 0.0);
         for has_pipe in [with_first, !with_first] {
-            testbed
-                .source
-                .batch_execute(&format!("VACUUM {PLACE}.branches; VACUUM {PLACE}.tellers"))
-                .await
-                .ok();
+            for table in ["branches", "tellers"] {
+                testbed.source.batch_execute(&format!("VACUUM {PLACE}.pgbench_{table}")).await?;
+            }
             if has_pipe {
                 testbed.apply(PLACE, PLACE, &mappings()).await?;
             }

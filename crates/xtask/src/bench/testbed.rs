@@ -305,13 +305,14 @@ impl Testbed {
     }
 
     /// Begins the workers' memory peaks anew.
-    pub(super) fn reset_peaks(&self) {
-        self.workers.iter().filter_map(Process::id).for_each(meter::reset_peak);
+    pub(super) fn reset_peaks(&self) -> anyhow::Result<()> {
+        self.workers.iter().filter_map(Process::id).try_for_each(meter::reset_peak)
     }
 
     /// The most memory that any one worker held at a time, in bytes.
-    pub(super) fn peak(&self) -> u64 {
-        self.workers.iter().filter_map(Process::id).map(meter::peak).max().unwrap_or(0)
+    pub(super) fn peak(&self) -> anyhow::Result<u64> {
+        let peaks = self.workers.iter().filter_map(Process::id).map(meter::peak);
+        peaks.collect::<anyhow::Result<Vec<_>>>()?.into_iter().max().context("there is no worker")
     }
 }
 

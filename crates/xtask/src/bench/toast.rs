@@ -122,7 +122,7 @@ async fn measure(
         )?;
     }
     testbed.settle().await?;
-    testbed.reset_peaks();
+    testbed.reset_peaks()?;
     let (before, began) = (testbed.usage(), Instant::now());
     testbed.source.batch_execute(&script).await?;
     let count = u64::from(rows);
@@ -138,7 +138,7 @@ async fn measure(
             (&SYSTEM, micros_each(usage.workers.system, count)),
             (&POSTGRES, micros_each(usage.postgres.total(), count)),
             (&CLICKHOUSE, micros_each(usage.clickhouse.total(), count)),
-            (&PEAK, mebibytes(testbed.peak())),
+            (&PEAK, mebibytes(testbed.peak()?)),
         ],
     );
     Ok(())

@@ -61,7 +61,7 @@ pub(super) async fn run(testbed: &Testbed, rows: u32, report: &mut Report) -> an
         testbed.source.batch_execute(&sql).await?;
         testbed.apply(PLACE, PLACE, &[format!("{{source: {PLACE}.large, target: large}}")]).await?;
         testbed.settle().await?;
-        testbed.reset_peaks();
+        testbed.reset_peaks()?;
         let (before, began) = (testbed.usage(), Instant::now());
         let insert = format!("INSERT INTO {PLACE}.large {}", Shape::Typical.rows("1", &rows.to_string()));
         testbed.source.batch_execute(&insert).await?;
@@ -79,7 +79,7 @@ pub(super) async fn run(testbed: &Testbed, rows: u32, report: &mut Report) -> an
                 (&WORKER, micros_each(usage.workers.total(), count)),
                 (&POSTGRES, micros_each(usage.postgres.total(), count)),
                 (&CLICKHOUSE, micros_each(usage.clickhouse.total(), count)),
-                (&PEAK, mebibytes(testbed.peak())),
+                (&PEAK, mebibytes(testbed.peak()?)),
             ],
         );
         testbed.delete(PLACE).await?;

@@ -170,11 +170,18 @@ impl Workload {
     ) -> anyhow::Result<()> {
         arrival::until(testbed, &format!("SELECT toUInt64(max(id)) FROM {database}.marker"), round.into())
             .await?;
-        let Portion { inserts, updates, .. } = self.portion;
+        let Portion { inserts, updates, deletes } = self.portion;
         let rows = u64::from(self.transactions * self.spread) * u64::from(inserts + updates);
         let tables = format!("merge('{database}', '^t[0-9]+$')");
         let sql = format!("SELECT count() FROM {tables} WHERE n = {round} AND _millrace_is_deleted = 0");
-        arrival::until(testbed, &sql, rows).await
+        arrival::until(testbed, &sql, rows).await?;
+        if deletes == 0 {
+            return Ok(());
+        }
+        // Every round deletes rows of its own, and merges keep what tells of it.
+        let gone = u64::from(round) * u64::from(self.transactions * self.spread) * u64::from(deletes);
+        let sql = format!("SELECT uniqExact(_table, id) FROM {tables} WHERE _millrace_is_deleted = 1");
+        arrival::until(testbed, &sql, gone).await
     }
 }
 

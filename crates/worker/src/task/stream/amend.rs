@@ -9,7 +9,7 @@ use millrace_model::work::{Assignment, Report, StreamedTable, Swap, Work};
 use millrace_model::{Problem, TableId};
 use tokio::sync::watch;
 
-use super::{Pump, STATUS, Stream};
+use super::{Pump, Stream};
 use crate::task::swap::swap_in;
 use crate::task::tables::{self, PlannedTable};
 
@@ -93,16 +93,9 @@ impl Pump<'_> {
         if self.planned.iter().enumerate().any(left_out) || !self.swapped.insert(swap.id) {
             return Ok(());
         }
-        {
-            let (destination, pipe) = (self.destination.clone(), self.stream.pipe.clone());
-            let mut swapping = std::pin::pin!(swap_in(&destination, &pipe, swap));
-            loop {
-                tokio::select! {
-                    swapped = &mut swapping => break swapped.map_err(|problem| vec![problem])?,
-                    () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
-                }
-            }
-        }
+        let (destination, pipe) = (self.destination.clone(), self.stream.pipe.clone());
+        let swapped = self.meanwhile(swap_in(&destination, &pipe, swap)).await?;
+        swapped.map_err(|problem| vec![problem])?;
         for (index, planned) in self.planned.iter_mut().enumerate() {
             if planned.id == swap.id {
                 planned.target.table = self.destination.table(&swap.target);

@@ -1,8 +1,7 @@
 //! Tables that cannot be written for now: their changes are held at the source while the others go on.
 //!
 //! The slot does not pass the first change that a held table lacks. The insert that failed is tried again by itself; once it succeeds the stream is opened
-//! anew and reads what was held, for all tables, which does no harm to those that have it. A table that holds back too much, or for too long, is set aside
-//! (rulings 13).
+//! anew and reads what was held, for all tables, which does no harm to those that have it. A table that holds back too much, or for too long, is set aside.
 
 use std::time::Duration;
 
