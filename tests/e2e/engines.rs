@@ -137,6 +137,43 @@ async fn an_append_only_copy_that_is_interrupted_is_made_anew_and_holds_every_ro
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_append_only_copy_whose_snapshot_leaves_with_its_worker_is_made_anew() {
+    let mut stack = Stack::servers().await;
+    stack.start_coordinator(&[]).await;
+    for worker in ["one", "two"] {
+        stack.start_worker_with(worker, &["--max-tasks", "1"]).await;
+    }
+    let source = stack.source().await;
+    source
+        .batch_execute("CREATE TABLE log (id int PRIMARY KEY, x text); INSERT INTO log SELECT n, repeat('x', 500) FROM generate_series(1, 60000) n; ANALYZE log")
+        .await
+        .unwrap();
+    let tables = "  - {source: public.log, target: log, tableEngine: MergeTree}";
+    let settings = "settings: {snapshotNumRowsPerPartition: 1000, initialLoadParallelism: 2}";
+    stack.apply(&stack.write_pipe("append", tables, settings)).await;
+    let shown = || async { stack.get("append").await };
+    stack
+        .wait("a partition to be done", async || {
+            shown().await["tables"][0]["partitionsDone"].as_u64().unwrap_or(0) >= 1
+        })
+        .await;
+    let assignments = shown().await["status"]["assignments"].clone();
+    let snapshot = assignments.as_array().unwrap().iter().find(|held| held["work"] == "snapshot");
+    let holder = usize::from(snapshot.expect("the copy is under way")["workerId"] == "two");
+    stack.fleet.workers[holder].leave().await;
+    stack
+        .wait("the new copy to be in its place", async || {
+            let table = stack.get("append").await["tables"][0].clone();
+            table["state"] == "TABLE_STATE_STREAMING" && table["successor"].is_null()
+        })
+        .await;
+    source.batch_execute("INSERT INTO log VALUES (60001, 'last')").await.unwrap();
+    stack.caught_up("append").await;
+    assert_eq!(number(&stack, "SELECT count() FROM mirror.log").await, 60_001);
+    assert_eq!(number(&stack, "SELECT uniqExact(id) FROM mirror.log").await, 60_001);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_null_table_feeds_its_views() {
     let stack = Stack::start().await;
     let source = stack.source().await;

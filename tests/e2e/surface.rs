@@ -1,7 +1,7 @@
 //! What other services see: health, reflection, traces.
 
 use millrace_api::proto::pipe::v1::pipe_service_client::PipeServiceClient;
-use millrace_api::proto::pipe::v1::{GetRequest, PauseRequest};
+use millrace_api::proto::pipe::v1::{GetRequest, PauseRequest, TableMapping, UpdateRequest};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -48,6 +48,26 @@ async fn health_and_reflection_answer() {
     {
         assert!(names.iter().any(|known| known == name), "{name} is not among {names:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_takes_the_fields_of_its_mask_and_no_others_also_where_added_tables_are_looked_at() {
+    let stack = running(100).await;
+    stack.source().await.batch_execute("CREATE TABLE late (id int PRIMARY KEY)").await.unwrap();
+    let mut pipes = PipeServiceClient::new(millrace_api::client::dial(&stack.address()).await.unwrap());
+    let got = pipes.get(GetRequest { name: "shop".into() }).await.unwrap().into_inner().pipe.unwrap();
+    let mut spec = got.spec.unwrap();
+    spec.source.as_mut().unwrap().port = 1;
+    spec.tables.push(TableMapping {
+        source: "public.late".into(),
+        target: "late".into(),
+        ..TableMapping::default()
+    });
+    let mut request = UpdateRequest { spec: Some(spec), ..UpdateRequest::default() };
+    request.update_mask.get_or_insert_default().paths = vec!["tables".into()];
+    let updated = pipes.update(request).await.unwrap().into_inner();
+    assert_eq!(updated.differences, ["adds public.late"]);
+    stack.wait_for("shop", "Running").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

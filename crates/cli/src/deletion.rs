@@ -30,7 +30,8 @@ pub(crate) async fn delete(
     let mut last = response.pipe.clone().unwrap_or_default();
     let gone = async {
         while let Some(update) = watcher.next().await? {
-            left_behind.extend(update.events.into_iter().filter_map(|event| event.problem));
+            let problems = update.events.into_iter().filter_map(|event| event.problem);
+            left_behind.extend(problems.filter(|problem| problem.code == "LEFT_BEHIND"));
             last = update.pipe.unwrap_or(last.clone());
         }
         Ok::<(), ApiError>(())

@@ -27,6 +27,8 @@ pub(crate) enum Input {
     },
     /// A user edits a pipe.
     Edit { edit: Box<Edit>, trace: TraceContext, reply: oneshot::Sender<Result<Edited, Rejection>> },
+    /// What would an edit lead to? Answered with that specification and the present one.
+    Merge { edit: Box<Edit>, reply: oneshot::Sender<Result<(PipeSpec, PipeSpec), Rejection>> },
     /// A worker has introduced itself.
     Connected {
         hello: Hello,
@@ -57,6 +59,7 @@ pub(crate) enum Wish {
 }
 
 /// An edit of a pipe's specification.
+#[derive(Clone)]
 pub(crate) struct Edit {
     /// Names the pipe; an empty password stays as it is.
     pub(crate) spec: PipeSpec,

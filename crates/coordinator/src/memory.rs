@@ -22,6 +22,8 @@ pub(crate) struct Memory {
     pub(crate) copies: BTreeMap<Epoch, (u64, u64)>,
     /// The stream's last report.
     pub(crate) stream: Option<(StreamProgress, Timestamp)>,
+    /// Since when it reports tables that cannot be written.
+    pub(crate) held_since: Option<Timestamp>,
     /// Who had the stream last.
     pub(crate) last_streamer: Option<WorkerId>,
     /// Why something that is wanted is in nobody's hands.

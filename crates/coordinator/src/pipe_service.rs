@@ -75,16 +75,15 @@ impl<C: Catalog> Pipes<C> {
     }
 
     /// Has a worker look at the tables that an edit adds. Without a worker they wait, and say so.
-    async fn inspect_added(&self, spec: &PipeSpec) -> Result<Vec<Problem>, Status> {
-        let view = self.view(spec.name.as_str())?;
-        let known = || view.pipe.spec.iter().flat_map(|known| &known.tables);
-        let sources: BTreeSet<&String> = known().map(|table| &table.source).collect();
+    async fn inspect_added(&self, edit: &Edit) -> Result<Vec<Problem>, Status> {
+        // With what the request leaves out, passwords above all.
+        let edit = Box::new(edit.clone());
+        let (mut added, present) = self.ask(|reply| Input::Merge { edit, reply }).await?;
+        let known = || present.tables.iter();
+        let sources: BTreeSet<&TableName> = known().map(|table| &table.source).collect();
         // What feeds a table that the pipe has is looked at when it is described: to others that table is not empty.
         let targets: BTreeSet<&String> = known().map(|table| &table.target).collect();
-        let mut added = spec.clone();
-        added
-            .tables
-            .retain(|table| !sources.contains(&table.source.to_string()) && !targets.contains(&table.target));
+        added.tables.retain(|table| !sources.contains(&table.source) && !targets.contains(&table.target));
         // The pipe has its slot.
         added.settings.replication_slot_name = None;
         if added.tables.is_empty() {
@@ -274,8 +273,6 @@ impl<C: Catalog> PipeService for Pipes<C> {
         let request = request.into_inner();
         let spec = spec(request.spec)?;
         let mask = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
-        let tables = mask.is_empty() || mask.iter().any(|path| path == "tables");
-        let problems = if tables { self.inspect_added(&spec).await? } else { Vec::new() };
         let edit = Edit {
             spec,
             mask,
@@ -283,6 +280,7 @@ impl<C: Catalog> PipeService for Pipes<C> {
             resync: request.allow_resync,
             dry_run: request.validate_only,
         };
+        let problems = self.inspect_added(&edit).await?;
         let trace = millrace_telemetry::inject_current();
         let edited = self.ask(|reply| Input::Edit { edit: Box::new(edit), trace, reply }).await?;
         Ok(Response::new(pb::UpdateResponse {

@@ -152,6 +152,7 @@ impl<C: Catalog> Reconciler<C> {
                     self.inspections.abandon(&worker);
                 }
             }
+            Input::Merge { edit, reply } => answer(reply, self.merged(&edit)),
             Input::Inspect { request, reply } => {
                 if let Some((worker, message)) =
                     self.inspections.begin(request, reply, self.sessions.any_connected())
@@ -190,6 +191,14 @@ impl<C: Catalog> Reconciler<C> {
         pipe.memory.begin_anew(trace);
         self.touch(&id);
         Ok(id)
+    }
+
+    /// The specification that an edit would lead to, secrets included, and the present one.
+    fn merged(&mut self, edit: &Edit) -> Result<(PipeSpec, PipeSpec), Rejection> {
+        let (_, pipe) = self.named(edit.spec.name.as_str())?;
+        let present = pipe.aggregate.pipe().spec.clone();
+        let merged = merge(&present, &edit.spec, &edit.mask).map_err(Rejection::Invalid)?;
+        Ok((merged, present))
     }
 
     fn edit(&mut self, edit: &Edit, trace: TraceContext) -> Result<(PipeId, Vec<String>), Rejection> {
@@ -352,7 +361,10 @@ impl<C: Catalog> Reconciler<C> {
                 pipe.memory.copies.insert(epoch, (*rows, *bytes));
             }
             Report::Progress(Progress::Stream(stream)) => {
-                pipe.memory.stream = Some((stream.clone(), now()));
+                let now = now();
+                pipe.memory.held_since =
+                    (!stream.held.is_empty()).then(|| pipe.memory.held_since.unwrap_or(now));
+                pipe.memory.stream = Some((stream.clone(), now));
                 pipe.memory.last_streamer = Some(worker.clone());
             }
             _ => {
@@ -407,7 +419,7 @@ impl<C: Catalog> Reconciler<C> {
         if self.positions_stored.elapsed() >= STORE_POSITIONS {
             self.positions_stored = Instant::now();
             for (id, pipe) in &mut self.pipes {
-                if pipe.memory.stream.is_some() {
+                if pipe.aggregate.assignments().any(|held| held.task == Task::Stream) {
                     pipe.aggregate.store_position();
                     self.stale_views.insert(id.clone());
                 }
@@ -417,11 +429,13 @@ impl<C: Catalog> Reconciler<C> {
 
     /// Plans for what was touched, stores what was decided, then tells everybody.
     async fn turn(&mut self) {
-        self.plan();
+        let unsettled = self.plan();
         let touched: BTreeSet<PipeId> = std::mem::take(&mut self.dirty)
             .into_iter()
             .chain(std::mem::take(&mut self.stale_views))
             .collect();
+        // The next tick plans for them.
+        self.dirty = unsettled;
         let mut batch: Vec<(PipeId, PipeChanges)> = Vec::new();
         for id in &touched {
             if let Some(changes) = self.pipes.get_mut(id).and_then(|pipe| pipe.aggregate.take_changes()) {
@@ -467,9 +481,11 @@ impl<C: Catalog> Reconciler<C> {
         }
     }
 
-    fn plan(&mut self) {
+    /// Gives out and takes back. What is planned follows from what was wanted before: the pipes of which something was taken back, or that did not take what was planned for them,
+    /// may want something else now, and must be planned for again.
+    fn plan(&mut self) -> BTreeSet<PipeId> {
         if self.dirty.is_empty() {
-            return;
+            return BTreeSet::new();
         }
         let mut tasks: BTreeMap<WorkerId, u32> = BTreeMap::new();
         let mut streams: BTreeMap<WorkerId, u32> = BTreeMap::new();
@@ -487,6 +503,15 @@ impl<C: Catalog> Reconciler<C> {
                 }
             }
         }
+        for id in &self.dirty {
+            if let Some(Pipe { aggregate, memory }) = self.pipes.get_mut(id)
+                && !memory.trouble.is_empty()
+            {
+                // What is no longer to be done troubles nobody.
+                let wanted = aggregate.wanted();
+                memory.trouble.retain(|task, _| wanted.contains(task) || aggregate.is_open_copy(task));
+            }
+        }
         let workers = facts::worker_facts(&self.sessions, &tasks, &streams);
         let pipes: Vec<_> = self
             .dirty
@@ -500,28 +525,29 @@ impl<C: Catalog> Reconciler<C> {
                 pipe.memory.waiting = None;
             }
         }
-        for action in plan(&pipes, &workers, &source_usage).actions {
-            self.act(action);
-        }
+        let actions = plan(&pipes, &workers, &source_usage).actions;
+        actions.into_iter().filter_map(|action| self.act(action)).collect()
     }
 
-    fn act(&mut self, action: Action<Task>) {
+    /// Carries one action out; gives the pipe where it may want something else afterwards.
+    fn act(&mut self, action: Action<Task>) -> Option<PipeId> {
         tracing::debug!("{action}");
         let now = now();
         match action {
             Action::Assign { pipe, task, worker, .. } => {
-                let Some(entry) = self.pipes.get_mut(&pipe) else { return };
+                let entry = self.pipes.get_mut(&pipe)?;
                 self.last_epoch = self.last_epoch.next();
                 let trace = entry.memory.trace.clone();
                 if entry.aggregate.assign(self.last_epoch, task, worker, trace, now).is_none() {
                     tracing::debug!(pipe.id = %pipe, "planned a task that cannot be given out now");
+                    return Some(pipe);
                 }
             }
             Action::Withdraw { pipe, epoch, .. } => {
-                if let Some(entry) = self.pipes.get_mut(&pipe) {
-                    entry.memory.copies.remove(&epoch);
-                    entry.aggregate.withdraw(epoch, now);
-                }
+                let entry = self.pipes.get_mut(&pipe)?;
+                entry.memory.copies.remove(&epoch);
+                entry.aggregate.withdraw(epoch, now);
+                return Some(pipe);
             }
             Action::Drain { pipe, epoch, .. } => {
                 if let Some(entry) = self.pipes.get_mut(&pipe) {
@@ -535,6 +561,7 @@ impl<C: Catalog> Reconciler<C> {
                 self.waiting.insert(pipe);
             }
         }
+        None
     }
 
     /// Something came free: pipes that wait are planned for again.

@@ -78,21 +78,20 @@ fn health<'a>(pipe: &'a PipeAggregate, memory: &'a Memory) -> (Health, Timestamp
     if record.state == PipeState::Failed {
         return (Health::Stalled, record.since, record.failure.as_ref());
     }
-    // A copy that fails leaves the others going; any other task that fails holds the whole pipe up.
+    // A copy that fails leaves the others going, and what nobody needs is in nobody's way; any other task that fails holds the whole pipe up.
+    let holds_up = |task: &Task| !matches!(task, Task::Copy { .. } | Task::Clean);
     let worst = memory
         .trouble
         .iter()
-        .max_by_key(|(task, trouble)| (!matches!(task, Task::Copy { .. }), std::cmp::Reverse(trouble.since)));
+        .max_by_key(|(task, trouble)| (holds_up(task), std::cmp::Reverse(trouble.since)));
     if let Some((task, trouble)) = worst {
         let lasted = Timestamp::from_system(std::time::SystemTime::now()).millis_since(trouble.since);
-        let stalled = !matches!(task, Task::Copy { .. }) && u128::from(lasted) > STALLED_AFTER.as_millis();
+        let stalled = holds_up(task) && u128::from(lasted) > STALLED_AFTER.as_millis();
         let health = if stalled { Health::Stalled } else { Health::Degraded };
         return (health, trouble.since, Some(&trouble.problem));
     }
-    if let Some((stream, reported_at)) = &memory.stream
-        && let Some((_, problem)) = stream.held.first()
-    {
-        return (Health::Degraded, *reported_at, Some(problem));
+    if let (Some(since), Some((_, problem))) = (memory.held_since, held(pipe, memory).first()) {
+        return (Health::Degraded, since, Some(problem));
     }
     let set_aside = pipe.tables().find(|table| table.record.state == TableState::SetAside);
     if let Some(table) = set_aside {
@@ -102,6 +101,12 @@ fn health<'a>(pipe: &'a PipeAggregate, memory: &'a Memory) -> (Health, Timestamp
         Some((_, since)) if pipe.assignments().next().is_none() => (Health::Degraded, since, None),
         _ => (Health::Ok, record.since, None),
     }
+}
+
+/// Tables that the present stream cannot write.
+fn held<'a>(pipe: &PipeAggregate, memory: &'a Memory) -> &'a [(TableId, Problem)] {
+    let streams = pipe.assignments().any(|held| held.task == Task::Stream);
+    memory.stream.as_ref().filter(|_| streams).map(|(stream, _)| stream.held.as_slice()).unwrap_or_default()
 }
 
 fn stream(pipe: &PipeAggregate, memory: &Memory) -> Option<pb::StreamStatus> {
@@ -137,7 +142,7 @@ fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
     let changes: BTreeMap<TableId, u64> =
         stream.iter().flat_map(|stream| stream.tables.iter().copied()).collect();
     let held: BTreeMap<TableId, &Problem> =
-        stream.iter().flat_map(|stream| stream.held.iter().map(|(id, problem)| (*id, problem))).collect();
+        held(pipe, memory).iter().map(|(id, problem)| (*id, problem)).collect();
     let status = |table: &PipeTable| {
         let (record, progress) = (&table.record, table.progress);
         let (rows, bytes) = running.get(&record.id).copied().unwrap_or_default();

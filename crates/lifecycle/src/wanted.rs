@@ -63,6 +63,16 @@ impl PipeAggregate {
         tasks.retain(|task| !publishes(task) || Some(task) == first.as_ref());
     }
 
+    /// Whether a task is a copy that is still to be made, be it now or when there is room.
+    pub fn is_open_copy(&self, task: &Task) -> bool {
+        let Task::Copy { table, partition, .. } = task else { return false };
+        let unfinished = |state| matches!(state, TableState::Waiting | TableState::Copying);
+        self.table(*table).is_some_and(|table| {
+            let partition = table.partitions.get(*partition as usize);
+            unfinished(table.record.state) && partition.is_some_and(|found| found.done.is_none())
+        })
+    }
+
     fn wanted_cleaning(&self) -> impl Iterator<Item = Task> {
         (!self.pipe.garbage.is_empty()).then_some(Task::Clean).into_iter()
     }

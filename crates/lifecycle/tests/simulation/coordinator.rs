@@ -4,59 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_lifecycle::aggregate::{Order, PipeChanges};
 use millrace_lifecycle::report::Aftermath;
-use millrace_lifecycle::{
-    AssignmentRecord, EventKind, PartitionRecord, PipeAggregate, PipeRecord, PipeState, TableRecord, Task,
-};
+use millrace_lifecycle::{EventKind, PipeAggregate, PipeRecord, PipeState, Task};
 use millrace_model::spec::ReplicationMode;
 use millrace_model::work::{Report, TraceContext};
-use millrace_model::{Epoch, TableId, Timestamp, WorkerId};
+use millrace_model::{Epoch, Timestamp, WorkerId};
 use millrace_scheduler::plan::{Action, HeldTask, Holder, OnLeave, PipeFacts, WantedTask, WorkerFacts, plan};
 
 use crate::worker::{Down, Up};
 use crate::world::World;
-
-/// What is durable.
-#[derive(Default)]
-pub(crate) struct Store {
-    pub(crate) pipe: Option<PipeRecord>,
-    pub(crate) tables: BTreeMap<TableId, TableRecord>,
-    partitions: BTreeMap<TableId, BTreeMap<u32, PartitionRecord>>,
-    assignments: BTreeMap<Epoch, AssignmentRecord>,
-    version: u64,
-    last_epoch: Epoch,
-}
-
-impl Store {
-    fn commit(&mut self, changes: PipeChanges, last_epoch: Epoch) {
-        assert_eq!(changes.expected_version, self.version);
-        self.version += 1;
-        self.last_epoch = last_epoch;
-        self.pipe = changes.pipe.or(self.pipe.take());
-        for id in &changes.removed_tables {
-            self.tables.remove(id);
-            self.partitions.remove(id);
-        }
-        self.tables.extend(changes.tables.into_iter().map(|table| (table.id, table)));
-        for (table, partition) in changes.partitions {
-            assert!(self.tables.contains_key(&table), "a partition of an unknown table is stored");
-            self.partitions.entry(table).or_default().insert(partition.number, partition);
-        }
-        for epoch in changes.withdrawn {
-            self.assignments.remove(&epoch);
-        }
-        self.assignments.extend(changes.assignments.into_iter().map(|held| (held.epoch, held)));
-    }
-
-    fn restore(&self) -> PipeAggregate {
-        let tables = self.tables.values().cloned().map(|table| {
-            let partitions = self.partitions.get(&table.id);
-            let partitions = partitions.map(|found| found.values().cloned().collect()).unwrap_or_default();
-            (table, partitions)
-        });
-        let assignments = self.assignments.values().cloned().collect();
-        PipeAggregate::restore(self.pipe.clone().unwrap(), tables.collect(), assignments, self.version)
-    }
-}
 
 struct Session {
     connected: bool,

@@ -7,6 +7,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
+
 mod coordinator;
 mod destination;
 mod random;

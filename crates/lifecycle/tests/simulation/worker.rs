@@ -8,8 +8,9 @@ use millrace_model::work::{
     Assignment, DestinationFacts, Outcome, Progress, Report, SlotRequest, StreamProgress, StreamedTable,
     Swap, TableSize, TableWork, Work,
 };
-use millrace_model::{Epoch, Lsn, Problem, ReplicaIdentity, TableDefinition, TableId, TableName, WorkerId};
+use millrace_model::{Epoch, Lsn, Problem, TableDefinition, TableId, TableName, WorkerId};
 
+use crate::fixtures::definition;
 use crate::source::{PAGES, Slot};
 use crate::world::World;
 
@@ -80,24 +81,6 @@ struct Stream {
     aside: BTreeMap<TableId, Lsn>,
     /// Those of them that are recorded.
     recorded: BTreeSet<TableId>,
-}
-
-fn definition(name: &TableName) -> TableDefinition {
-    TableDefinition {
-        name: name.clone(),
-        oid: 1,
-        file_node: 1,
-        columns: vec![],
-        key: vec!["id".into()],
-        replica_identity: ReplicaIdentity::Default,
-        pages: PAGES,
-        estimated_rows: 3000,
-        bytes: 0,
-        retired: Vec::new(),
-        partitions: Vec::new(),
-        distrusted_until: Lsn::ZERO,
-        holds_from: Lsn::ZERO,
-    }
 }
 
 fn keeps_all(table: &TableWork) -> bool {

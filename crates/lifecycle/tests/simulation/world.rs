@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_lifecycle::{PipeAggregate, PipeState, Refusal, TableState};
-use millrace_model::spec::{
-    ClickHouseDestination, PipeSettings, PostgresSource, ReplicationMode, TableEngine, TableSpec, TlsMode,
-};
+use millrace_model::spec::{ReplicationMode, TableEngine, TableSpec};
 use millrace_model::work::{Assignment, Swap, Work};
-use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Recovery, Secret, TableId, TableName, Timestamp};
+use millrace_model::{Epoch, Lsn, PipeId, Recovery, TableId, TableName, Timestamp};
 
-use crate::coordinator::{Coordinator, Store};
+use crate::coordinator::Coordinator;
 use crate::destination::Destination;
+use crate::fixtures::{self, Store};
 use crate::random::Random;
 use crate::source::{KEYS, Source};
 use crate::worker::Worker;
@@ -85,31 +84,8 @@ impl World {
         let first = 1 + random.below(3) as usize;
         let tables = TABLES[..first].iter().map(|name| table_spec(name, random_engine(&mut random)));
         let tables = tables.collect();
-        let spec = PipeSpec {
-            name: "shop".parse().unwrap(),
-            mode,
-            source: PostgresSource {
-                host: "localhost".into(),
-                port: 5432,
-                database: "shop".into(),
-                username: "millrace".into(),
-                password: Secret::new("local"),
-                tls_mode: TlsMode::Disable,
-                tls_ca: None,
-            },
-            destination: ClickHouseDestination {
-                url: "http://localhost:8123".into(),
-                database: "shop".into(),
-                username: "default".into(),
-                password: Secret::default(),
-            },
-            tables,
-            settings: PipeSettings {
-                snapshot_rows_per_partition: 1000,
-                snapshot_parallel_tables: 1 + u32::try_from(random.below(3)).unwrap(),
-                ..PipeSettings::default()
-            },
-        };
+        let mut spec = fixtures::spec(mode, tables);
+        spec.settings.snapshot_parallel_tables = 1 + u32::try_from(random.below(3)).unwrap();
         let pipe = PipeAggregate::create(PipeId::from_random(seed), spec, Timestamp(0));
         let worker = |number: u64| Worker {
             id: format!("w{number}").parse().unwrap(),

@@ -5,109 +5,23 @@
 
 use std::collections::BTreeMap;
 
-use millrace_lifecycle::aggregate::{Order, PipeChanges, PipeTable};
+use millrace_lifecycle::aggregate::{Order, PipeTable};
 use millrace_lifecycle::report::Aftermath;
-use millrace_lifecycle::{
-    AssignmentRecord, EventKind, PartitionRecord, PipeAggregate, PipeRecord, PipeState, Refusal, TableRecord,
-    TableState, Task,
-};
-use millrace_model::spec::{
-    ClickHouseDestination, PipeSettings, PostgresSource, ReplicationMode, TableEngine, TableSpec, TlsMode,
-};
+use millrace_lifecycle::{EventKind, PipeAggregate, PipeRecord, PipeState, Refusal, TableState, Task};
+use millrace_model::spec::{ReplicationMode, TableEngine, TableSpec};
 use millrace_model::work::{
     Assignment, DestinationFacts, Outcome, Progress, Report, StreamProgress, TableSize, Work,
 };
-use millrace_model::{
-    Epoch, Lsn, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret, TableDefinition, TableId, TableName,
-    Timestamp, WorkerId,
-};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableName, Timestamp, WorkerId};
+
+use crate::fixtures::{Store, definition};
 
 pub(crate) fn name(table: &str) -> TableName {
     TableName::new("public", table)
 }
 
 pub(crate) fn spec(mode: ReplicationMode, tables: &[&str]) -> PipeSpec {
-    PipeSpec {
-        name: "shop".parse().unwrap(),
-        mode,
-        source: PostgresSource {
-            host: "localhost".into(),
-            port: 5432,
-            database: "shop".into(),
-            username: "millrace".into(),
-            password: Secret::new("local"),
-            tls_mode: TlsMode::Disable,
-            tls_ca: None,
-        },
-        destination: ClickHouseDestination {
-            url: "http://localhost:8123".into(),
-            database: "shop".into(),
-            username: "default".into(),
-            password: Secret::default(),
-        },
-        tables: tables.iter().map(|table| TableSpec::new(name(table), *table)).collect(),
-        settings: PipeSettings { snapshot_rows_per_partition: 1000, ..PipeSettings::default() },
-    }
-}
-
-pub(crate) fn definition(name: &TableName) -> TableDefinition {
-    TableDefinition {
-        name: name.clone(),
-        oid: 1,
-        file_node: 1,
-        columns: vec![],
-        key: vec!["id".into()],
-        replica_identity: ReplicaIdentity::Default,
-        pages: 384,
-        estimated_rows: 3000,
-        bytes: 0,
-        retired: Vec::new(),
-        partitions: Vec::new(),
-        distrusted_until: Lsn::ZERO,
-        holds_from: Lsn::ZERO,
-    }
-}
-
-/// What a coordinator would find after a restart.
-#[derive(Default)]
-struct Store {
-    pipe: Option<PipeRecord>,
-    tables: BTreeMap<TableId, TableRecord>,
-    partitions: BTreeMap<TableId, BTreeMap<u32, PartitionRecord>>,
-    assignments: BTreeMap<Epoch, AssignmentRecord>,
-    version: u64,
-}
-
-impl Store {
-    /// As the catalog does it, in this order.
-    fn commit(&mut self, changes: PipeChanges) {
-        assert_eq!(changes.expected_version, self.version);
-        self.version += 1;
-        self.pipe = changes.pipe.or(self.pipe.take());
-        for id in &changes.removed_tables {
-            self.tables.remove(id);
-            self.partitions.remove(id);
-        }
-        self.tables.extend(changes.tables.into_iter().map(|table| (table.id, table)));
-        for (table, partition) in changes.partitions {
-            assert!(self.tables.contains_key(&table), "a partition of an unknown table");
-            self.partitions.entry(table).or_default().insert(partition.number, partition);
-        }
-        for epoch in changes.withdrawn {
-            self.assignments.remove(&epoch);
-        }
-        self.assignments.extend(changes.assignments.into_iter().map(|held| (held.epoch, held)));
-    }
-
-    fn restore(&self) -> PipeAggregate {
-        let tables = self.tables.values().cloned().map(|table| {
-            let partitions = self.partitions.get(&table.id);
-            let partitions = partitions.map(|found| found.values().cloned().collect()).unwrap_or_default();
-            (table, partitions)
-        });
-        let assignments = self.assignments.values().cloned().collect();
-        PipeAggregate::restore(self.pipe.clone().unwrap(), tables.collect(), assignments, self.version)
-    }
+    crate::fixtures::spec(mode, tables.iter().map(|table| TableSpec::new(name(table), *table)).collect())
 }
 
 /// A pipe with somebody who does whatever it calls for.
@@ -193,7 +107,7 @@ impl Story {
                     }
                 }
             }));
-            self.store.commit(changes);
+            self.store.commit(changes, self.epoch);
         }
         for (worker, order) in self.pipe.take_orders() {
             assert_eq!(worker, self.worker);

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
+
 mod addition;
 mod edit;
 mod failure;
