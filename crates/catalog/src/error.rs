@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use millrace_model::PipeId;
+use millrace_model::{PipeId, Term};
 
 /// What the storage engine said.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -92,6 +92,14 @@ pub enum CatalogError {
         pipe: String,
         /// Which of its records.
         record: String,
+    },
+    /// The term in which this was decided is over.
+    #[error("another coordinator leads: term {term} is over, the catalog is in term {present}")]
+    Deposed {
+        /// Of who decided.
+        term: Term,
+        /// The one that the catalog knows.
+        present: Term,
     },
     /// Somebody else changed the pipe since it was loaded.
     #[error("pipe {pipe} is stored with version {found}, not {expected} (0: not stored)")]

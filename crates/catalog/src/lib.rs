@@ -9,7 +9,7 @@
 //! | `partitions` | a range of pages of a table, with the rows and bytes it held once it is copied | the table is cut; the partition is in the destination |
 //! | `assignments` | a task in a worker's hands, by epoch: [`AssignmentRecord`](millrace_lifecycle::AssignmentRecord) | it is given out, drained, ended or taken back |
 //! | `events` | an entry of a pipe's history, by number: [`EventRecord`] | never; entries are only added |
-//! | `meta` | the last epoch that was given out | work is given out |
+//! | `meta` | the last epoch that was given out, the last term of leading | work is given out; another coordinator leads |
 //!
 //! Not stored: progress within a partition, retries and their pauses, which workers are connected. The coordinator learns these anew.
 //!
@@ -28,9 +28,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millrace_lifecycle::{EventRecord, PipeAggregate, PipeChanges};
-use millrace_model::{Epoch, PipeId};
+use millrace_model::{Epoch, PipeId, Term};
 
 mod error;
 mod sqlite;
@@ -47,12 +48,56 @@ pub struct Stored {
     pub last_epoch: Epoch,
 }
 
+/// A coordinator that would lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Names the process: made anew at every start.
+    pub id: String,
+    /// Where other coordinators reach it, `http://host:port`.
+    pub address: String,
+}
+
+/// The coordinator that leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// Since it leads.
+    pub term: Term,
+    /// The process.
+    pub candidate: Candidate,
+}
+
+/// How a candidate stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It leads, for one lease from the moment at which it asked.
+    Leads(Term),
+    /// Another one leads.
+    Follows(Leader),
+}
+
 /// Where the durable truth is kept.
 ///
 /// Every call is atomic and sees all commits that were answered before it began. A future that is dropped does not take its call back: a commit may
 /// have been stored, and only loading again tells.
 pub trait Catalog: Send + Sync + 'static {
-    /// Loads everything but the history.
+    /// Asks to lead, or to go on leading, for the length of `lease`. Granted to who leads already (same id, same term), and, with a greater term, to anybody once the
+    /// leader's lease has ended by the catalog's own clock or was given back.
+    ///
+    /// # Errors
+    /// Reading or writing fails; whether the candidate leads is then open.
+    fn campaign(
+        &self,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Standing, CatalogError>> + Send;
+
+    /// Gives the lease of a term back, so that another coordinator need not wait for its end. Nothing happens where that term is over.
+    ///
+    /// # Errors
+    /// Writing fails; the lease ends by itself then.
+    fn resign(&self, term: Term) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Loads everything but the history. What a leader loads after it was granted its term is all that will ever be stored in the terms before.
     ///
     /// # Errors
     /// Reading fails, or a record cannot be understood; the error names it.
@@ -72,14 +117,15 @@ pub trait Catalog: Send + Sync + 'static {
     ///
     /// Every pipe must be stored with the `expected_version` of its changes (0: not at all), and has the version after it from then on. A removed
     /// pipe goes with all that belongs to it, and its name is free for another pipe of the same batch. The stored epoch becomes `last_epoch` unless it is
-    /// greater already.
+    /// greater already. Nothing is stored in a term that is over; one whose lease has ended goes on until another one begins.
     ///
     /// # Errors
-    /// [`CatalogError::Conflict`] where another version is stored, [`CatalogError::NameTaken`] where another pipe has the name,
+    /// [`CatalogError::Deposed`] where the term is over, [`CatalogError::Conflict`] where another version is stored, [`CatalogError::NameTaken`] where another pipe has the name,
     /// [`CatalogError::Malformed`] for changes that no [`PipeAggregate`] makes, or writing fails. Nothing is changed then, save that a failure of the
     /// storage in the very moment of the commit leaves it open.
     fn commit(
         &self,
+        term: Term,
         batch: Vec<(PipeId, PipeChanges)>,
         last_epoch: Epoch,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
@@ -98,6 +144,18 @@ pub trait Catalog: Send + Sync + 'static {
 
 /// A catalog that is shared.
 impl<C: Catalog> Catalog for Arc<C> {
+    fn campaign(
+        &self,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Standing, CatalogError>> + Send {
+        C::campaign(self, candidate, lease)
+    }
+
+    fn resign(&self, term: Term) -> impl Future<Output = Result<(), CatalogError>> + Send {
+        C::resign(self, term)
+    }
+
     fn load(&self) -> impl Future<Output = Result<Stored, CatalogError>> + Send {
         C::load(self)
     }
@@ -111,10 +169,11 @@ impl<C: Catalog> Catalog for Arc<C> {
 
     fn commit(
         &self,
+        term: Term,
         batch: Vec<(PipeId, PipeChanges)>,
         last_epoch: Epoch,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send {
-        C::commit(self, batch, last_epoch)
+        C::commit(self, term, batch, last_epoch)
     }
 
     fn events(

@@ -8,13 +8,13 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_lifecycle::{EventRecord, PipeAggregate, PipeChanges};
-use millrace_model::{Epoch, PipeId};
+use millrace_model::{Epoch, PipeId, Term};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::{Catalog, CatalogError, Stored};
+use crate::{Candidate, Catalog, CatalogError, Leader, Standing, Stored};
 
 mod read;
 mod schema;
@@ -29,7 +29,14 @@ const CACHED_STATEMENTS: usize = 32;
 /// A catalog in an SQLite file, for one coordinator.
 #[derive(Debug, Clone)]
 pub struct SqliteCatalog {
-    connection: Arc<Mutex<Connection>>,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    connection: Connection,
+    /// Who leads, and until when. In memory: no other process has the file, so that a lease of one before is over; and no clock that is set moves its end.
+    lease: Option<(Leader, Instant)>,
 }
 
 impl SqliteCatalog {
@@ -70,18 +77,18 @@ impl SqliteCatalog {
         schema::check(&connection, path)?;
         connection.pragma_update(None, "journal_mode", "wal").map_err(opening(path))?;
         schema::migrate(&mut connection, path)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+        Ok(Self { open: Arc::new(Mutex::new(Open { connection, lease: None })) })
     }
 
     async fn call<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> Result<T, CatalogError> + Send + 'static,
+        work: impl FnOnce(&mut Open) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        let connection = self.connection.clone();
+        let open = self.open.clone();
         let run = move || {
             // A panic in another call has rolled its transaction back; the connection is as good as before.
-            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut connection)
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&mut open)
         };
         match tokio::task::spawn_blocking(run).await {
             Ok(result) => result,
@@ -93,18 +100,63 @@ impl SqliteCatalog {
     }
 }
 
+impl Open {
+    fn campaign(&mut self, candidate: Candidate, lease: Duration) -> Result<Standing, CatalogError> {
+        let now = Instant::now();
+        if let Some((leader, until)) = &mut self.lease {
+            if leader.candidate.id == candidate.id {
+                leader.candidate = candidate;
+                *until = now + lease;
+                return Ok(Standing::Leads(leader.term));
+            }
+            if *until > now {
+                return Ok(Standing::Follows(leader.clone()));
+            }
+        }
+        let term = write::next_term(&self.connection)?;
+        self.lease = Some((Leader { term, candidate }, now + lease));
+        Ok(Standing::Leads(term))
+    }
+
+    fn resign(&mut self, term: Term) {
+        if let Some((leader, until)) = &mut self.lease
+            && leader.term == term
+        {
+            *until = Instant::now();
+        }
+    }
+}
+
 impl Catalog for SqliteCatalog {
+    async fn campaign(&self, candidate: &Candidate, lease: Duration) -> Result<Standing, CatalogError> {
+        let candidate = candidate.clone();
+        self.call(move |open| open.campaign(candidate, lease)).await
+    }
+
+    async fn resign(&self, term: Term) -> Result<(), CatalogError> {
+        self.call(move |open| {
+            open.resign(term);
+            Ok(())
+        })
+        .await
+    }
+
     async fn load(&self) -> Result<Stored, CatalogError> {
-        self.call(read::everything).await
+        self.call(|open| read::everything(&mut open.connection)).await
     }
 
     async fn load_pipe(&self, id: &PipeId) -> Result<Option<PipeAggregate>, CatalogError> {
         let id = id.clone();
-        self.call(move |connection| read::one_pipe(connection, &id)).await
+        self.call(move |open| read::one_pipe(&mut open.connection, &id)).await
     }
 
-    async fn commit(&self, batch: Vec<(PipeId, PipeChanges)>, last_epoch: Epoch) -> Result<(), CatalogError> {
-        self.call(move |connection| write::commit(connection, batch, last_epoch)).await
+    async fn commit(
+        &self,
+        term: Term,
+        batch: Vec<(PipeId, PipeChanges)>,
+        last_epoch: Epoch,
+    ) -> Result<(), CatalogError> {
+        self.call(move |open| write::commit(&mut open.connection, term, batch, last_epoch)).await
     }
 
     async fn events(
@@ -114,7 +166,7 @@ impl Catalog for SqliteCatalog {
         limit: usize,
     ) -> Result<Vec<EventRecord>, CatalogError> {
         let pipe = pipe.clone();
-        self.call(move |connection| read::events(connection, &pipe, after, limit)).await
+        self.call(move |open| read::events(&mut open.connection, &pipe, after, limit)).await
     }
 }
 
@@ -168,7 +220,8 @@ mod tests {
     fn every_commit_reaches_the_disk_before_it_is_answered() {
         let folder = tempfile::tempdir().unwrap();
         let catalog = SqliteCatalog::open(&folder.path().join("catalog.db")).unwrap();
-        let connection = catalog.connection.lock().unwrap();
+        let open = catalog.open.lock().unwrap();
+        let connection = &open.connection;
         let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
         let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
         assert_eq!((mode.as_str(), synchronous), ("wal", 2), "2 is FULL");

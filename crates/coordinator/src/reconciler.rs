@@ -15,7 +15,7 @@ use millrace_lifecycle::aggregate::Order;
 use millrace_lifecycle::report::Aftermath;
 use millrace_lifecycle::{Actor, AssignmentRecord, PipeAggregate, PipeChanges, Task};
 use millrace_model::work::{Hello, Progress, Report, TraceContext};
-use millrace_model::{Epoch, PipeId, PipeSpec, Timestamp, WorkerId};
+use millrace_model::{Epoch, PipeId, PipeSpec, Term, Timestamp, WorkerId};
 use millrace_scheduler::plan::{Action, plan};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -56,6 +56,7 @@ type Afterwards = Box<dyn FnOnce(&BTreeMap<PipeId, Pipe>, Result<(), &str>) + Se
 /// Owns all pipes and sessions.
 pub(crate) struct Reconciler<C> {
     catalog: C,
+    term: Term,
     rhythm: Rhythm,
     directory: Directory,
     pipes: BTreeMap<PipeId, Pipe>,
@@ -74,15 +75,17 @@ pub(crate) struct Reconciler<C> {
 }
 
 impl<C: Catalog> Reconciler<C> {
-    /// Takes over what the catalog holds.
+    /// Takes over what the catalog holds, to lead in this term.
     pub(crate) async fn load(
         catalog: C,
+        term: Term,
         rhythm: Rhythm,
         directory: Directory,
     ) -> Result<Self, millrace_catalog::CatalogError> {
         let stored = catalog.load().await?;
         let mut reconciler = Self {
             catalog,
+            term,
             rhythm,
             directory,
             pipes: BTreeMap::new(),
@@ -448,7 +451,7 @@ impl<C: Catalog> Reconciler<C> {
             Ok(())
         } else {
             let ids: Vec<PipeId> = batch.iter().map(|(id, _)| id.clone()).collect();
-            let result = self.catalog.commit(batch, self.last_epoch).await;
+            let result = self.catalog.commit(self.term, batch, self.last_epoch).await;
             if let Err(error) = &result {
                 tracing::error!(%error, "the catalog did not take a decision; it is forgotten and made again");
                 self.reload(&ids).await;

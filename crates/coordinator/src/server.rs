@@ -8,7 +8,7 @@ use millrace_api::proto;
 use millrace_api::proto::pipe::v1::fleet_service_server::FleetServiceServer;
 use millrace_api::proto::pipe::v1::pipe_service_server::PipeServiceServer;
 use millrace_api::proto::worker::v1::worker_service_server::WorkerServiceServer;
-use millrace_catalog::{Catalog, CatalogError};
+use millrace_catalog::{Candidate, Catalog, CatalogError, Standing};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -50,6 +50,9 @@ pub enum Error {
     /// The catalog cannot be read.
     #[error("cannot load the catalog")]
     Load(#[source] CatalogError),
+    /// Another coordinator leads.
+    #[error("another coordinator leads on this catalog")]
+    Follows,
     /// The reflection service cannot be built; a fault of the build.
     #[error("cannot build the reflection service")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -90,8 +93,16 @@ impl<C: Catalog> Coordinator<C> {
         let catalog = Arc::new(self.catalog);
         let directory = Directory::default();
         let rhythm = Rhythm { heartbeat: self.config.heartbeat, lease: self.config.lease };
+        let candidate =
+            Candidate { id: format!("{:016x}", rand::random::<u64>()), address: format!("http://{address}") };
+        // The only catalog there is belongs to one coordinator for as long as that lives.
+        let standing = catalog
+            .campaign(&candidate, Duration::from_secs(10 * 365 * 86_400))
+            .await
+            .map_err(Error::Load)?;
+        let Standing::Leads(term) = standing else { return Err(Error::Follows) };
         let reconciler =
-            Reconciler::load(catalog.clone(), rhythm, directory.clone()).await.map_err(Error::Load)?;
+            Reconciler::load(catalog.clone(), term, rhythm, directory.clone()).await.map_err(Error::Load)?;
         let (inputs, queue) = mpsc::channel(QUEUE);
 
         let (health, health_service) = tonic_health::server::health_reporter();

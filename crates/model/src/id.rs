@@ -140,6 +140,20 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// One time of leading among coordinators.
+///
+/// The catalog gives a greater one to every new leader. What a coordinator decides in a term that is over is not stored, and workers turn away from one whose
+/// term is behind what they have seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Term(pub u64);
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// One copy of a source table within a pipe. A table that is copied anew gets another; none is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -19,7 +19,7 @@ pub mod spec;
 pub mod time;
 pub mod work;
 
-pub use id::{Epoch, PipeId, PipeName, TableId, WorkerId};
+pub use id::{Epoch, PipeId, PipeName, TableId, Term, WorkerId};
 pub use lsn::Lsn;
 pub use name::TableName;
 pub use problem::{Problem, Recovery, Severity};

@@ -6,7 +6,7 @@ use millrace_lifecycle::record::Copied;
 use millrace_lifecycle::{
     AssignmentRecord, EventRecord, PartitionRecord, PipeAggregate, PipeRecord, TableRecord,
 };
-use millrace_model::{Epoch, PageRange, PipeId, TableId};
+use millrace_model::{Epoch, PageRange, PipeId, TableId, Term};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction};
 use serde::de::DeserializeOwned;
 
@@ -48,6 +48,13 @@ pub(super) fn last_epoch(connection: &Connection) -> Result<Epoch, CatalogError>
         .prepare_cached("SELECT last_epoch FROM meta")
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
     epoch.map(Epoch).map_err(CatalogError::read("the last epoch"))
+}
+
+pub(super) fn last_term(connection: &Connection) -> Result<Term, CatalogError> {
+    let term = connection
+        .prepare_cached("SELECT last_term FROM meta")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+    term.map(Term).map_err(CatalogError::read("the last term"))
 }
 
 fn pipe(transaction: &Transaction<'_>, id: &str) -> Result<Option<PipeAggregate>, CatalogError> {

@@ -8,7 +8,10 @@ use super::opening;
 use crate::CatalogError;
 
 /// Forward only: the step at index `n` leads from schema version `n` to `n + 1` (`PRAGMA user_version`). A released step is never changed.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_pipes.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/sqlite/0001_pipes.sql"),
+    include_str!("../../migrations/sqlite/0002_term.sql"),
+];
 
 /// `MLRC`, by which a catalog is told from other SQLite databases (`PRAGMA application_id`).
 const APPLICATION_ID: i32 = 0x4d4c_5243;

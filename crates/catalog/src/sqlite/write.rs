@@ -1,7 +1,7 @@
 //! From changes to rows.
 
 use millrace_lifecycle::{PipeChanges, PipeRecord};
-use millrace_model::{Epoch, PipeId};
+use millrace_model::{Epoch, PipeId, Term};
 use rusqlite::{Connection, OptionalExtension, Params, Transaction, TransactionBehavior};
 use serde::Serialize;
 
@@ -10,6 +10,7 @@ use crate::CatalogError;
 
 pub(super) fn commit(
     connection: &mut Connection,
+    term: Term,
     mut batch: Vec<(PipeId, PipeChanges)>,
     last_epoch: Epoch,
 ) -> Result<(), CatalogError> {
@@ -18,6 +19,10 @@ pub(super) fn commit(
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(CatalogError::write("changes"))?;
+    let present = read::last_term(&transaction)?;
+    if term != present {
+        return Err(CatalogError::Deposed { term, present });
+    }
     for (id, changes) in &batch {
         store(&transaction, id, changes)?;
     }
@@ -25,6 +30,15 @@ pub(super) fn commit(
         execute(&transaction, "the last epoch", "UPDATE meta SET last_epoch = ?1", [last_epoch.0])?;
     }
     transaction.commit().map_err(CatalogError::write("changes"))
+}
+
+/// Begins a term; all before it are over.
+pub(super) fn next_term(connection: &Connection) -> Result<Term, CatalogError> {
+    connection
+        .prepare_cached("UPDATE meta SET last_term = last_term + 1 RETURNING last_term")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map(Term)
+        .map_err(CatalogError::write("a term"))
 }
 
 fn store(transaction: &Transaction<'_>, id: &PipeId, changes: &PipeChanges) -> Result<(), CatalogError> {

@@ -1,8 +1,9 @@
 //! Pipes that live through something, so that what is stored is what a coordinator stores.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use millrace_catalog::{Catalog, CatalogError};
+use millrace_catalog::{Candidate, Catalog, CatalogError, Standing};
 use millrace_lifecycle::{Actor, PipeAggregate, PipeChanges, Refusal, Task};
 use millrace_model::spec::{
     ClickHouseDestination, PipeSettings, PostgresSource, ReplicationMode, TableSpec, TlsMode,
@@ -10,10 +11,22 @@ use millrace_model::spec::{
 use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, TableSize};
 use millrace_model::{
     Epoch, Lsn, PgType, PipeId, PipeSpec, ReplicaIdentity, Secret, SourceColumn, TableDefinition, TableName,
-    Timestamp, WorkerId,
+    Term, Timestamp, WorkerId,
 };
 
 pub(crate) const PASSWORD: &str = "pass'word \"with\" everything\n\u{1f511}";
+
+pub(crate) fn candidate(id: &str) -> Candidate {
+    Candidate { id: id.to_owned(), address: format!("http://{id}:7400") }
+}
+
+/// Leads, as the same coordinator each time.
+pub(crate) async fn lead(catalog: &impl Catalog) -> Term {
+    match catalog.campaign(&candidate("coordinator"), Duration::from_secs(3600)).await.unwrap() {
+        Standing::Leads(term) => term,
+        Standing::Follows(leader) => panic!("{leader:?} leads"),
+    }
+}
 
 fn spec(name: &str, mode: ReplicationMode, tables: &[&str]) -> PipeSpec {
     PipeSpec {
@@ -237,7 +250,7 @@ impl Story {
     }
 
     pub(crate) async fn try_save(&mut self, catalog: &impl Catalog) -> Result<(), CatalogError> {
-        catalog.commit(vec![self.changes()], self.epoch).await
+        catalog.commit(lead(catalog).await, vec![self.changes()], self.epoch).await
     }
 
     /// Stores what changed and sees that it comes back the same.

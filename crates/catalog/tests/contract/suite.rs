@@ -1,15 +1,16 @@
 //! The contract of [`Catalog`], over any implementation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use millrace_catalog::{Catalog, CatalogError};
+use millrace_catalog::{Catalog, CatalogError, Leader, Standing};
 use millrace_lifecycle::{EventKind, PipeAggregate, PipeChanges, PipeState, TableState, Task};
 use millrace_model::spec::ReplicationMode::{Cdc, Snapshot};
 use millrace_model::spec::TableSpec;
 use millrace_model::work::{Outcome, Report};
 use millrace_model::{Epoch, Lsn, PipeId, Problem, TableName};
 
-use crate::story::{PASSWORD, Story, assert_same};
+use crate::story::{PASSWORD, Story, assert_same, candidate, lead};
 
 /// Where a catalog of some kind lives, empty at first.
 pub(crate) trait Place {
@@ -44,6 +45,9 @@ macro_rules! contract {
             a_removed_pipe_leaves_nothing_behind,
             a_pipe_that_never_was_can_be_removed,
             the_last_epoch_never_goes_down,
+            one_leads_until_its_lease_ends,
+            a_lease_that_was_given_back_is_free_at_once,
+            nothing_is_stored_in_a_term_that_is_over,
         }
     };
     ($place:expr; $($name:ident,)*) => {
@@ -238,7 +242,7 @@ pub(crate) async fn an_old_version_is_refused_and_nothing_of_its_batch_is_stored
     after.copy_one();
     let mut new = Story::new(4, Cdc, &["orders"]);
     let batch = vec![before.changes(), new.changes(), late.changes(), after.changes()];
-    let refused = catalog.commit(batch, Epoch(1_000_000)).await;
+    let refused = catalog.commit(lead(&catalog).await, batch, Epoch(1_000_000)).await;
     let id = story.id();
     assert!(
         matches!(
@@ -316,7 +320,7 @@ pub(crate) async fn a_name_is_taken_once(place: &impl Place) {
     first.note("its own name is no obstacle");
     first.save(&catalog).await;
     let (mut third, mut fourth) = (Story::named(3, "bar"), Story::named(4, "bar"));
-    let both = catalog.commit(vec![third.changes(), fourth.changes()], Epoch(0)).await;
+    let both = catalog.commit(lead(&catalog).await, vec![third.changes(), fourth.changes()], Epoch(0)).await;
     assert!(matches!(both, Err(CatalogError::NameTaken { .. })), "within one batch: {both:?}");
     assert_eq!(catalog.load().await.unwrap().pipes.len(), 1);
 }
@@ -328,7 +332,7 @@ pub(crate) async fn a_removed_pipes_name_is_free_at_once(place: &impl Place) {
     old.delete();
     old.finish(&Task::Teardown, Outcome::TornDown { left_behind: vec![] });
     let mut new = Story::named(2, "shop");
-    catalog.commit(vec![new.changes(), old.changes()], Epoch(0)).await.unwrap();
+    catalog.commit(lead(&catalog).await, vec![new.changes(), old.changes()], Epoch(0)).await.unwrap();
     let stored = catalog.load().await.unwrap();
     assert_eq!(stored.pipes.len(), 1);
     assert_same(&stored.pipes[0], &new.pipe);
@@ -343,7 +347,10 @@ pub(crate) async fn changes_without_the_pipes_own_record_raise_its_version(place
     assert!(story.copy_one());
     let (id, changes) = story.changes();
     assert!(changes.events.is_empty() && !changes.partitions.is_empty());
-    catalog.commit(vec![(id.clone(), PipeChanges { pipe: None, ..changes })], story.epoch).await.unwrap();
+    catalog
+        .commit(lead(&catalog).await, vec![(id.clone(), PipeChanges { pipe: None, ..changes })], story.epoch)
+        .await
+        .unwrap();
     assert_same(&catalog.load_pipe(&id).await.unwrap().unwrap(), &story.pipe);
 }
 
@@ -351,9 +358,10 @@ pub(crate) async fn changes_that_make_no_sense_are_refused(place: &impl Place) {
     let catalog = place.open().await;
     let (id, changes) = Story::new(1, Cdc, &["orders"]).changes();
     let nameless = PipeChanges { pipe: None, ..changes.clone() };
-    let without_record = catalog.commit(vec![(id.clone(), nameless)], Epoch(0)).await;
+    let without_record = catalog.commit(lead(&catalog).await, vec![(id.clone(), nameless)], Epoch(0)).await;
     assert!(matches!(without_record, Err(CatalogError::Malformed { .. })), "{without_record:?}");
-    let foreign = catalog.commit(vec![(PipeId::from_random(2), changes)], Epoch(0)).await;
+    let foreign =
+        catalog.commit(lead(&catalog).await, vec![(PipeId::from_random(2), changes)], Epoch(0)).await;
     assert!(matches!(foreign, Err(CatalogError::Malformed { .. })), "{foreign:?}");
     assert!(catalog.load().await.unwrap().pipes.is_empty());
 }
@@ -365,7 +373,10 @@ pub(crate) async fn events_come_in_order_and_page_by_page(place: &impl Place) {
         story.note(&format!("note {number}"));
         other.note("another pipe's");
         if number % 7 == 0 {
-            catalog.commit(vec![story.changes(), other.changes()], Epoch(0)).await.unwrap();
+            catalog
+                .commit(lead(&catalog).await, vec![story.changes(), other.changes()], Epoch(0))
+                .await
+                .unwrap();
         }
     }
     story.save(&catalog).await;
@@ -402,10 +413,10 @@ pub(crate) async fn a_thousand_pipes_are_stored_together_or_not_at_all(place: &i
     Story::new(1000, Cdc, &["orders"]).save(&catalog).await;
     let batch =
         |last| (1..=last).map(|number| Story::new(number, Cdc, &["orders"]).changes()).collect::<Vec<_>>();
-    let refused = catalog.commit(batch(1000), Epoch(5)).await;
+    let refused = catalog.commit(lead(&catalog).await, batch(1000), Epoch(5)).await;
     assert!(matches!(refused, Err(CatalogError::Conflict { .. })), "{refused:?}");
     assert_eq!(catalog.load().await.unwrap().pipes.len(), 1);
-    catalog.commit(batch(999), Epoch(5)).await.unwrap();
+    catalog.commit(lead(&catalog).await, batch(999), Epoch(5)).await.unwrap();
     let stored = catalog.load().await.unwrap();
     assert_eq!(stored.pipes.len(), 1000);
     assert!(stored.pipes.is_sorted_by_key(|pipe| pipe.pipe().id.clone()));
@@ -444,10 +455,60 @@ pub(crate) async fn a_pipe_that_never_was_can_be_removed(place: &impl Place) {
 pub(crate) async fn the_last_epoch_never_goes_down(place: &impl Place) {
     let catalog = place.open().await;
     let stored = async |epoch| {
-        catalog.commit(vec![], epoch).await.unwrap();
+        catalog.commit(lead(&catalog).await, vec![], epoch).await.unwrap();
         catalog.load().await.unwrap().last_epoch
     };
     assert_eq!(stored(Epoch(7)).await, Epoch(7));
     assert_eq!(stored(Epoch(3)).await, Epoch(7));
     assert_eq!(stored(Epoch(u64::from(u32::MAX) + 8)).await, Epoch(u64::from(u32::MAX) + 8));
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+pub(crate) async fn one_leads_until_its_lease_ends(place: &impl Place) {
+    let catalog = place.open().await;
+    let (one, two) = (candidate("one"), candidate("two"));
+    let Standing::Leads(first) = catalog.campaign(&one, HOUR).await.unwrap() else { panic!("nobody leads") };
+    let leader = Leader { term: first, candidate: one.clone() };
+    assert_eq!(catalog.campaign(&two, HOUR).await.unwrap(), Standing::Follows(leader));
+    // Who leads goes on in its term, and says anew for how long: not at all, here.
+    assert_eq!(catalog.campaign(&one, Duration::ZERO).await.unwrap(), Standing::Leads(first));
+    let Standing::Leads(second) = catalog.campaign(&two, HOUR).await.unwrap() else {
+        panic!("the lease has ended")
+    };
+    assert!(second > first);
+    let leader = Leader { term: second, candidate: two };
+    assert_eq!(catalog.campaign(&one, HOUR).await.unwrap(), Standing::Follows(leader));
+}
+
+pub(crate) async fn a_lease_that_was_given_back_is_free_at_once(place: &impl Place) {
+    let catalog = place.open().await;
+    let first = lead(&catalog).await;
+    catalog.resign(first).await.unwrap();
+    let Standing::Leads(second) = catalog.campaign(&candidate("two"), HOUR).await.unwrap() else {
+        panic!("it was given back")
+    };
+    // The one before cannot give back what it no longer has.
+    catalog.resign(first).await.unwrap();
+    let standing = catalog.campaign(&candidate("three"), HOUR).await.unwrap();
+    assert!(matches!(standing, Standing::Follows(leader) if leader.term == second));
+}
+
+pub(crate) async fn nothing_is_stored_in_a_term_that_is_over(place: &impl Place) {
+    let catalog = place.open().await;
+    let mut story = Story::new(1, Cdc, &["orders"]);
+    let Standing::Leads(first) = catalog.campaign(&candidate("one"), Duration::ZERO).await.unwrap() else {
+        panic!("nobody leads")
+    };
+    // Its lease has ended, but nobody else has begun.
+    catalog.commit(first, vec![story.changes()], Epoch(7)).await.unwrap();
+    let second = lead(&catalog).await;
+    story.provision();
+    let late = catalog.commit(first, vec![story.changes()], Epoch(9)).await;
+    assert!(
+        matches!(late, Err(CatalogError::Deposed { term, present }) if term == first && present == second)
+    );
+    let stored = catalog.load().await.unwrap();
+    assert_eq!(stored.last_epoch, Epoch(7));
+    assert_eq!(stored.pipes[0].version(), 1);
 }
