@@ -99,7 +99,9 @@ async fn a_table_that_holds_back_too_much_is_set_aside_and_a_retry_mends_it() {
     destination(&stack, "DROP TABLE mirror.orders SYNC").await;
     source.batch_execute("UPDATE orders SET note = 'held'").await.unwrap();
     held(&stack).await;
-    source.batch_execute("UPDATE orders SET note = repeat('h', 2000)").await.unwrap();
+    // Twice as much log as may be held, also where values are compressed.
+    let hashes = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 40) n)";
+    source.batch_execute(&format!("UPDATE orders SET note = {hashes}")).await.unwrap();
     stack
         .wait("it to be set aside", async || {
             stack.get("shop").await["tables"][0]["state"] == "TABLE_STATE_SET_ASIDE"

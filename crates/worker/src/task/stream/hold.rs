@@ -119,14 +119,14 @@ impl Pump<'_> {
             }
             Err(problem) => struggle.problem = problem.of_table(name),
         }
-        if !self.give_up_held().await {
-            self.try_again(index, insert);
-        }
+        self.give_up_held().await;
+        // Unless it was just given up.
+        self.try_again(index, insert);
         Ok(())
     }
 
-    /// Sets tables aside that hold back too much; tells whether there were any.
-    pub(super) async fn give_up_held(&mut self) -> bool {
+    /// Sets tables aside that hold back too much.
+    pub(super) async fn give_up_held(&mut self) {
         let limit = self.stream.spec.settings.max_held_wal;
         let end = self.source.max(self.log_end);
         let too_much = |struggle: &Struggle| {
@@ -138,10 +138,8 @@ impl Pump<'_> {
             .filter(|(_, struggle)| too_much(struggle))
             .map(|(index, struggle)| (TableIndex(*index), explained(struggle, limit)))
             .collect();
-        let any = !given_up.is_empty();
         // The slot passes nothing before this is in the catalog.
         self.set_aside(given_up).await;
-        any
     }
 }
 
