@@ -15,6 +15,9 @@ use crate::violation::ProtocolError;
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "millrace";
 
+/// Key of the leader's address in the metadata of a `NOT_LEADER`.
+pub(crate) const LEADER: &str = "leader";
+
 /// Key of the remedy in an `ErrorInfo`'s metadata.
 pub(crate) const REMEDY: &str = "remedy";
 
@@ -38,6 +41,10 @@ pub mod reason {
     pub const NO_WORKER: &str = "NO_WORKER";
     /// A worker did not answer in time.
     pub const WORKER_SILENT: &str = "WORKER_SILENT";
+    /// No coordinator leads for now.
+    pub const NO_LEADER: &str = "NO_LEADER";
+    /// Another coordinator leads.
+    pub const NOT_LEADER: &str = "NOT_LEADER";
     /// The coordinator is stopping.
     pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
     /// A fault in Millrace itself.
@@ -153,6 +160,35 @@ pub fn worker_silent() -> Status {
 /// `UNAVAILABLE`: the coordinator is stopping.
 pub fn shutting_down() -> Status {
     status(Code::Unavailable, reason::SHUTTING_DOWN, "the coordinator is stopping", "try again in a moment")
+}
+
+/// `UNAVAILABLE`: none of the coordinators leads for now, or this one cannot be sure that it does.
+pub fn no_leader() -> Status {
+    status(
+        Code::Unavailable,
+        reason::NO_LEADER,
+        "no coordinator leads for now; what runs goes on",
+        "try again in some seconds; if it stays so, see whether the coordinators reach their catalog",
+    )
+}
+
+/// `UNAVAILABLE`: the coordinator at this address leads, and only it can answer.
+pub fn not_leader(address: &str) -> Status {
+    let mut info = details(reason::NOT_LEADER, &format!("ask the one that leads: {address}"));
+    if let Some(mut error) = info.error_info().cloned() {
+        error.metadata.insert(LEADER.to_owned(), address.to_owned());
+        info.set_error_info(error.reason, error.domain, error.metadata);
+    }
+    let message = format!("this coordinator does not lead; the one at {address} does");
+    Status::with_error_details(Code::Unavailable, message, info)
+}
+
+/// The address of the coordinator that leads, from a [`not_leader`].
+pub fn leader(status: &Status) -> Option<String> {
+    let details = status.get_error_details();
+    let info =
+        details.error_info().filter(|info| info.domain == DOMAIN && info.reason == reason::NOT_LEADER)?;
+    info.metadata.get(LEADER).cloned()
 }
 
 /// `INTERNAL`: a fault in Millrace; the message must not hold secrets.

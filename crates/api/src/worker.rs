@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use millrace_model::spec::PostgresSource;
 use millrace_model::work::{Assignment, Hello, Report, TraceContext};
-use millrace_model::{Epoch, PipeSpec, Problem, TableId, WorkerId};
+use millrace_model::{Epoch, PipeSpec, Problem, TableId, Term, WorkerId};
 
 use crate::offer::OfferedTable;
 use crate::problem::{problems_in, problems_out};
@@ -63,6 +63,8 @@ pub enum CoordinatorMessage {
         lease: Duration,
         /// Of what the worker holds, that which stands; the rest is to be stopped at once.
         keep: Vec<Epoch>,
+        /// In which the coordinator leads; zero from one of a release before there were terms.
+        term: Term,
     },
     /// Do this.
     Assign(Box<Assignment>),
@@ -204,11 +206,12 @@ fn read_inspect_reply(reply: wire::InspectReply) -> Result<WorkerMessage, Protoc
 impl From<&CoordinatorMessage> for wire::ConnectResponse {
     fn from(message: &CoordinatorMessage) -> Self {
         let message = match message {
-            CoordinatorMessage::Welcome { heartbeat_interval, lease, keep } => {
+            CoordinatorMessage::Welcome { heartbeat_interval, lease, keep, term } => {
                 Response::Welcome(wire::Welcome {
                     heartbeat_interval_millis: millis(*heartbeat_interval),
                     lease_millis: millis(*lease),
                     keep_epochs: keep.iter().map(|epoch| epoch.0).collect(),
+                    term: term.0,
                 })
             }
             CoordinatorMessage::Assign(assignment) => Response::Assign(assignment::write(assignment)),
@@ -265,6 +268,7 @@ fn read_welcome(welcome: wire::Welcome) -> Result<CoordinatorMessage, ProtocolEr
         heartbeat_interval: positive("heartbeatIntervalMillis", welcome.heartbeat_interval_millis)?,
         lease: positive("leaseMillis", welcome.lease_millis)?,
         keep: read_epochs("keepEpochs", welcome.keep_epochs)?,
+        term: Term(welcome.term),
     })
 }
 

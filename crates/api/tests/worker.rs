@@ -16,7 +16,7 @@ use millrace_model::work::{
 };
 use millrace_model::{
     Epoch, Lsn, PageRange, Partition, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret,
-    SourceColumn, TableDefinition, TableId, TableName,
+    SourceColumn, TableDefinition, TableId, TableName, Term,
 };
 use proptest::prelude::*;
 use wire::assign::Work as WireWork;
@@ -274,6 +274,7 @@ fn every_message_of_a_coordinator_is_read_back() {
             heartbeat_interval: Duration::from_millis(500),
             lease: Duration::from_secs(10),
             keep: vec![Epoch(4)],
+            term: Term(3),
         },
         CoordinatorMessage::Revoke(Epoch(1)),
         CoordinatorMessage::Drain(Epoch(2)),

@@ -91,7 +91,8 @@ pub trait Catalog: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Standing, CatalogError>> + Send;
 
-    /// Gives the lease of a term back, so that another coordinator need not wait for its end. Nothing happens where that term is over.
+    /// Gives the lease of a term back, so that another coordinator need not wait for its end: whoever leads next, the same one included, does so in a greater term. Nothing happens
+    /// where that term is over.
     ///
     /// # Errors
     /// Writing fails; the lease ends by itself then.

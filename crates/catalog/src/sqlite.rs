@@ -119,11 +119,7 @@ impl Open {
     }
 
     fn resign(&mut self, term: Term) {
-        if let Some((leader, until)) = &mut self.lease
-            && leader.term == term
-        {
-            *until = Instant::now();
-        }
+        self.lease.take_if(|(leader, _)| leader.term == term);
     }
 }
 

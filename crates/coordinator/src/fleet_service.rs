@@ -4,16 +4,16 @@ use millrace_api::proto::pipe::v1 as pb;
 use millrace_api::proto::pipe::v1::fleet_service_server::FleetService;
 use tonic::{Request, Response, Status};
 
-use crate::directory::Directory;
+use crate::leadership::Offices;
 use crate::pipe_service::page_size;
 
 pub(crate) struct Fleet {
-    directory: Directory,
+    offices: Offices,
 }
 
 impl Fleet {
-    pub(crate) fn new(directory: Directory) -> Self {
-        Self { directory }
+    pub(crate) fn new(offices: Offices) -> Self {
+        Self { offices }
     }
 }
 
@@ -26,6 +26,8 @@ impl FleetService for Fleet {
         let request = request.into_inner();
         let limit = page_size(request.page_size);
         let mut workers: Vec<pb::Worker> = self
+            .offices
+            .lead()?
             .directory
             .workers()
             .into_iter()

@@ -102,6 +102,8 @@ pub(crate) enum Rejection {
     Refused { name: String, refusal: Refusal },
     #[error("the decision could not be stored: {0}")]
     Storage(String),
+    #[error("another coordinator leads since")]
+    Deposed,
 }
 
 /// Why a worker was not let in.

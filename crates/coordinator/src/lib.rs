@@ -1,6 +1,6 @@
 //! The coordinator: it owns the life cycle of every pipe and gives work to the fleet.
 //!
-//! Owns: the reconciler ([`reconciler`]), the sessions of connected workers ([`session`]), what is remembered but not stored ([`memory`]), and the
+//! Owns: the election of the coordinator that leads ([`leadership`]), the reconciler ([`reconciler`]), the sessions of connected workers ([`session`]), what is remembered but not stored ([`memory`]), and the
 //! gRPC services in front of them ([`pipe_service`], [`fleet_service`], [`worker_service`]).
 //!
 //! Never contains: a connection to a user's database, or a row of a user's data. Decisions are made in `millrace-lifecycle` and `millrace-scheduler`;
@@ -15,8 +15,10 @@
 mod directory;
 mod facts;
 mod fleet_service;
+mod forward;
 mod input;
 mod inspection;
+mod leadership;
 mod memory;
 mod pipe_service;
 mod reconciler;

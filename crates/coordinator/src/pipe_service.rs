@@ -21,8 +21,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::directory::{Directory, PipeView};
+use crate::directory::PipeView;
 use crate::input::{Edit, Input, Inspected, Inspection, Rejection, Wish};
+use crate::leadership::Offices;
 use crate::view;
 
 /// A watcher hears of progress at most so often; of states and events at once.
@@ -32,8 +33,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(100);
 const EVENTS: usize = 500;
 
 pub(crate) struct Pipes<C> {
-    inputs: mpsc::Sender<Input>,
-    directory: Directory,
+    offices: Offices,
     catalog: Arc<C>,
     /// How long a worker may look at source and destination.
     inspection: Duration,
@@ -50,13 +50,12 @@ pub(crate) fn page_size(asked: u32) -> usize {
 
 impl<C: Catalog> Pipes<C> {
     pub(crate) fn new(
-        inputs: mpsc::Sender<Input>,
-        directory: Directory,
+        offices: Offices,
         catalog: Arc<C>,
         inspection: Duration,
         closing: CancellationToken,
     ) -> Self {
-        Self { inputs, directory, catalog, inspection, closing }
+        Self { offices, catalog, inspection, closing }
     }
 
     async fn ask<T>(
@@ -64,8 +63,10 @@ impl<C: Catalog> Pipes<C> {
         input: impl FnOnce(oneshot::Sender<Result<T, Rejection>>) -> Input,
     ) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
-        self.inputs.send(input(reply)).await.map_err(|_| status::shutting_down())?;
-        answer.await.map_err(|_| status::shutting_down())?.map_err(rejected)
+        let lead = self.offices.lead()?;
+        // Nobody takes or answers it where the term is over.
+        lead.inputs.send(input(reply)).await.map_err(|_| status::no_leader())?;
+        answer.await.map_err(|_| status::no_leader())?.map_err(rejected)
     }
 
     async fn command(&self, name: String, wish: Wish) -> Result<Option<pb::Pipe>, Status> {
@@ -100,16 +101,17 @@ impl<C: Catalog> Pipes<C> {
     async fn inspect(&self, subject: InspectionSubject) -> Result<Option<Inspected>, Status> {
         let (reply, answer) = oneshot::channel();
         let request = Inspection { subject, trace: millrace_telemetry::inject_current() };
-        self.inputs.send(Input::Inspect { request, reply }).await.map_err(|_| status::shutting_down())?;
+        let lead = self.offices.lead()?;
+        lead.inputs.send(Input::Inspect { request, reply }).await.map_err(|_| status::no_leader())?;
         match tokio::time::timeout(self.inspection, answer).await {
             Err(_) => Err(status::worker_silent()),
-            Ok(Err(_)) => Err(status::shutting_down()),
+            Ok(Err(_)) => Err(status::no_leader()),
             Ok(Ok(inspected)) => Ok(inspected.ok()),
         }
     }
 
     fn view(&self, name: &str) -> Result<Arc<PipeView>, Status> {
-        self.directory.get(name).ok_or_else(|| status::pipe_not_found(name))
+        self.offices.lead()?.directory.get(name).ok_or_else(|| status::pipe_not_found(name))
     }
 
     async fn events(&self, view: &PipeView, after: u64, limit: usize) -> Result<Vec<pb::Event>, Status> {
@@ -137,8 +139,9 @@ fn rejected(rejection: Rejection) -> Status {
             tonic::Code::Unavailable,
             "CATALOG_UNAVAILABLE",
             format!("the decision could not be stored: {error}"),
-            "see the coordinator's log, then try again: nothing was changed",
+            "see the coordinator's log and whether it took effect, then try again: the answer of the catalog may have been lost",
         ),
+        Rejection::Deposed => status::no_leader(),
     }
 }
 
@@ -197,9 +200,10 @@ impl<C: Catalog> PipeService for Pipes<C> {
         let request = request.into_inner();
         let spec = spec(request.spec)?;
         let name = spec.name.as_str().to_owned();
+        let directory = self.offices.lead()?.directory;
         let mut problems = Vec::new();
         // What exists with this name was checked when it was made, and is answered for by the reconciler.
-        if request.validate_only || self.directory.get(&name).is_none() {
+        if request.validate_only || directory.get(&name).is_none() {
             // Without a worker a pipe waits in Provisioning and says so.
             match self.inspect(InspectionSubject::Pipe(Box::new(spec.clone()))).await? {
                 Some(inspected) if errors(&inspected.problems).is_empty() => problems = inspected.problems,
@@ -209,7 +213,7 @@ impl<C: Catalog> PipeService for Pipes<C> {
             }
         }
         if request.validate_only {
-            let existing = self.directory.get(&name).map(|view| view.pipe.clone());
+            let existing = directory.get(&name).map(|view| view.pipe.clone());
             let created = existing.is_none();
             let problems = problems_out(&problems);
             return Ok(Response::new(pb::CreateResponse { pipe: existing, created, problems }));
@@ -232,6 +236,8 @@ impl<C: Catalog> PipeService for Pipes<C> {
         let request = request.into_inner();
         let limit = page_size(request.page_size);
         let mut pipes: Vec<pb::Pipe> = self
+            .offices
+            .lead()?
             .directory
             .page(&request.page_token, limit + 1)
             .iter()
@@ -356,18 +362,18 @@ impl<C: Catalog> PipeService for Pipes<C> {
         request: Request<pb::WatchPipeRequest>,
     ) -> Result<Response<Self::WatchPipeStream>, Status> {
         let request = request.into_inner();
+        let lead = self.offices.lead()?;
         let mut views =
-            self.directory.watch(&request.name).ok_or_else(|| status::pipe_not_found(&request.name))?;
+            lead.directory.watch(&request.name).ok_or_else(|| status::pipe_not_found(&request.name))?;
         let (responses, stream) = mpsc::channel(4);
         let pipes = Self {
-            inputs: self.inputs.clone(),
-            directory: self.directory.clone(),
+            offices: self.offices.clone(),
             catalog: self.catalog.clone(),
             inspection: self.inspection,
             closing: self.closing.clone(),
         };
         let mut last = request.after_event_id;
-        // Ends with the pipe, with its watcher, or with the coordinator.
+        // Ends with the pipe, with its watcher, with the term, or with the coordinator.
         tokio::spawn(async move {
             loop {
                 let view = views.borrow_and_update().clone();
@@ -385,6 +391,11 @@ impl<C: Catalog> PipeService for Pipes<C> {
                 tokio::select! {
                     () = pipes.closing.cancelled() => {
                         let _ = responses.send(Err(status::shutting_down())).await;
+                        return;
+                    }
+                    () = lead.over.cancelled() => {
+                        // The watcher begins again after the last event that it has, with whoever leads then.
+                        let _ = responses.send(Err(status::no_leader())).await;
                         return;
                     }
                     () = responses.closed() => return,

@@ -1,8 +1,8 @@
 //! The one task that owns all state.
 //!
 //! A turn of its loop: take what has come in; notice leases that ended; plan for every pipe that something happened to; commit all changes in one
-//! transaction; then, and only then, answer callers and tell workers; publish what can be read. A failed commit forgets what was decided and loads the pipes
-//! anew, so that memory never runs ahead of the catalog.
+//! transaction; then, and only then, and only while the lease holds, answer callers and tell workers; publish what can be read. A failed commit ends the
+//! reconciler; the next one loads the pipes anew, so that memory never runs ahead of the catalog.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use millrace_api::edit::{merge, with_snapshot_settings};
 use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
-use millrace_catalog::Catalog;
+use millrace_catalog::{Catalog, CatalogError};
 use millrace_lifecycle::aggregate::Order;
 use millrace_lifecycle::report::Aftermath;
 use millrace_lifecycle::{Actor, AssignmentRecord, PipeAggregate, PipeChanges, Task};
@@ -25,6 +25,7 @@ use crate::directory::{Directory, PipeView};
 use crate::facts;
 use crate::input::{ConnectRefusal, Created, Edit, Edited, Input, Rejection, Wish};
 use crate::inspection::Inspections;
+use crate::leadership::Hold;
 use crate::memory::Memory;
 use crate::session::{SessionId, Sessions};
 use crate::view;
@@ -51,12 +52,21 @@ struct Pipe {
 }
 
 /// What is done once the turn's decisions are stored.
-type Afterwards = Box<dyn FnOnce(&BTreeMap<PipeId, Pipe>, Result<(), &str>) + Send>;
+type Afterwards = Box<dyn FnOnce(&BTreeMap<PipeId, Pipe>, Result<(), &CatalogError>) + Send>;
+
+/// Why a reconciler decides nothing any more.
+pub(crate) enum Ended {
+    /// It was asked to stop. What was decided by then is stored.
+    Stopped,
+    /// The catalog did not take a decision, or may not have: only loading tells.
+    Catalog(CatalogError),
+}
 
 /// Owns all pipes and sessions.
 pub(crate) struct Reconciler<C> {
     catalog: C,
     term: Term,
+    hold: Hold,
     rhythm: Rhythm,
     directory: Directory,
     pipes: BTreeMap<PipeId, Pipe>,
@@ -79,6 +89,7 @@ impl<C: Catalog> Reconciler<C> {
     pub(crate) async fn load(
         catalog: C,
         term: Term,
+        hold: Hold,
         rhythm: Rhythm,
         directory: Directory,
     ) -> Result<Self, millrace_catalog::CatalogError> {
@@ -86,6 +97,7 @@ impl<C: Catalog> Reconciler<C> {
         let mut reconciler = Self {
             catalog,
             term,
+            hold,
             rhythm,
             directory,
             pipes: BTreeMap::new(),
@@ -109,28 +121,49 @@ impl<C: Catalog> Reconciler<C> {
         Ok(reconciler)
     }
 
-    /// Runs until cancelled. What was decided by then is stored.
-    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>, cancelled: CancellationToken) {
+    /// Runs until cancelled, or until the catalog fails.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        cancelled: CancellationToken,
+    ) -> Ended {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let input = tokio::select! {
                 biased;
                 // 1. Leaving comes first: everything decided is stored already.
-                () = cancelled.cancelled() => return,
-                // 2. What came in, several at once.
-                input = inputs.recv() => {
-                    let Some(input) = input else { return };
-                    self.take(input);
-                    for _ in 1..INPUTS_PER_TURN {
-                        let Ok(input) = inputs.try_recv() else { break };
-                        self.take(input);
-                    }
-                }
+                () = cancelled.cancelled() => return Ended::Stopped,
+                // 2. What came in.
+                input = inputs.recv() => match input {
+                    Some(input) => Some(input),
+                    None => return Ended::Stopped,
+                },
                 // 3. Time passes.
-                _ = tick.tick() => self.time_passed(),
+                _ = tick.tick() => None,
+            };
+            // Some things are answered at once, which is not for this coordinator to do while it may not lead any more.
+            if !self.hold.stands() {
+                tokio::select! {
+                    () = cancelled.cancelled() => return Ended::Stopped,
+                    () = self.hold.wait() => {}
+                }
             }
-            self.turn().await;
+            let passed = input.is_none();
+            if let Some(input) = input {
+                self.take(input);
+            }
+            for _ in 1..INPUTS_PER_TURN {
+                let Ok(input) = inputs.try_recv() else { break };
+                self.take(input);
+            }
+            // Signs of life that wait to be taken count before anybody's lease is found to have ended.
+            if passed && inputs.is_empty() {
+                self.time_passed();
+            }
+            if let Err(ended) = self.turn(&cancelled).await {
+                return ended;
+            }
         }
     }
 
@@ -266,7 +299,8 @@ impl<C: Catalog> Reconciler<C> {
             let result = match (stored, pipes.get(&id)) {
                 (Ok(()), Some(pipe)) => Ok(shape(Arc::new(view::pipe_view(&pipe.aggregate, &pipe.memory)))),
                 (Ok(()), None) => Err(Rejection::NotFound(id.to_string())),
-                (Err(error), _) => Err(Rejection::Storage(error.to_owned())),
+                (Err(CatalogError::Deposed { .. }), _) => Err(Rejection::Deposed),
+                (Err(error), _) => Err(Rejection::Storage(error.to_string())),
             };
             answer(reply, result);
         }));
@@ -306,6 +340,7 @@ impl<C: Catalog> Reconciler<C> {
             heartbeat_interval: self.rhythm.heartbeat,
             lease: self.rhythm.lease,
             keep,
+            term: self.term,
         };
         self.sessions.send(&id, welcome);
         // Draining assignments hear of it again: the order may have been lost with the connection.
@@ -430,8 +465,8 @@ impl<C: Catalog> Reconciler<C> {
         }
     }
 
-    /// Plans for what was touched, stores what was decided, then tells everybody.
-    async fn turn(&mut self) {
+    /// Plans for what was touched, stores what was decided, then tells everybody, unless it may not be for this coordinator to tell.
+    async fn turn(&mut self, cancelled: &CancellationToken) -> Result<(), Ended> {
         let unsettled = self.plan();
         let touched: BTreeSet<PipeId> = std::mem::take(&mut self.dirty)
             .into_iter()
@@ -447,41 +482,42 @@ impl<C: Catalog> Reconciler<C> {
         }
         let removed: BTreeMap<PipeId, PipeChanges> =
             batch.iter().filter(|(_, changes)| changes.removed).cloned().collect();
-        let stored = if batch.is_empty() {
-            Ok(())
-        } else {
-            let ids: Vec<PipeId> = batch.iter().map(|(id, _)| id.clone()).collect();
-            let result = self.catalog.commit(self.term, batch, self.last_epoch).await;
-            if let Err(error) = &result {
-                tracing::error!(%error, "the catalog did not take a decision; it is forgotten and made again");
-                self.reload(&ids).await;
-            }
-            result.map_err(|error| error.to_string())
-        };
-        for afterwards in std::mem::take(&mut self.afterwards) {
-            afterwards(&self.pipes, stored.as_ref().copied().map_err(String::as_str));
-        }
-        if stored.is_ok() {
-            for id in &touched {
-                let orders =
-                    self.pipes.get_mut(id).map(|pipe| pipe.aggregate.take_orders()).unwrap_or_default();
-                for (worker, order) in orders {
-                    self.sessions.send(&worker, message(order));
+        if !batch.is_empty() {
+            let stored = self.catalog.commit(self.term, batch, self.last_epoch).await;
+            if let Err(error) = stored {
+                for afterwards in std::mem::take(&mut self.afterwards) {
+                    afterwards(&self.pipes, Err(&error));
                 }
+                return Err(Ended::Catalog(error));
+            }
+        }
+        if !self.hold.stands() {
+            tokio::select! {
+                // Those who wait for an answer learn that there is none.
+                () = cancelled.cancelled() => return Err(Ended::Stopped),
+                () = self.hold.wait() => {}
+            }
+        }
+        for afterwards in std::mem::take(&mut self.afterwards) {
+            afterwards(&self.pipes, Ok(()));
+        }
+        for id in &touched {
+            let orders = self.pipes.get_mut(id).map(|pipe| pipe.aggregate.take_orders()).unwrap_or_default();
+            for (worker, order) in orders {
+                self.sessions.send(&worker, message(order));
             }
         }
         self.publish(&touched);
-        if stored.is_ok() {
-            for (id, changes) in removed {
-                if let Some(pipe) = self.pipes.remove(&id) {
-                    let name = pipe.aggregate.pipe().spec.name.as_str();
-                    self.names.remove(name);
-                    let mut view = view::pipe_view(&pipe.aggregate, &pipe.memory);
-                    view.farewell = Some(changes.events);
-                    self.directory.publish(name, Arc::new(view));
-                }
+        for (id, changes) in removed {
+            if let Some(pipe) = self.pipes.remove(&id) {
+                let name = pipe.aggregate.pipe().spec.name.as_str();
+                self.names.remove(name);
+                let mut view = view::pipe_view(&pipe.aggregate, &pipe.memory);
+                view.farewell = Some(changes.events);
+                self.directory.publish(name, Arc::new(view));
             }
         }
+        Ok(())
     }
 
     /// Gives out and takes back. What is planned follows from what was wanted before: the pipes of which something was taken back, or that did not take what was planned for them,
@@ -574,29 +610,6 @@ impl<C: Catalog> Reconciler<C> {
 
     fn touch(&mut self, id: &PipeId) {
         self.dirty.insert(id.clone());
-    }
-
-    /// Goes back to what the catalog holds.
-    async fn reload(&mut self, ids: &[PipeId]) {
-        for id in ids {
-            match self.catalog.load_pipe(id).await {
-                Ok(Some(aggregate)) => {
-                    if let Some(pipe) = self.pipes.get_mut(id) {
-                        pipe.aggregate = aggregate;
-                    }
-                    self.dirty.insert(id.clone());
-                }
-                Ok(None) => {
-                    if let Some(pipe) = self.pipes.remove(id) {
-                        self.names.remove(pipe.aggregate.pipe().spec.name.as_str());
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(pipe.id = %id, %error, "the catalog cannot be read; the pipe rests until it can");
-                    self.dirty.insert(id.clone());
-                }
-            }
-        }
     }
 
     fn publish(&self, ids: &BTreeSet<PipeId>) {

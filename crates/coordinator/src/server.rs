@@ -8,20 +8,17 @@ use millrace_api::proto;
 use millrace_api::proto::pipe::v1::fleet_service_server::FleetServiceServer;
 use millrace_api::proto::pipe::v1::pipe_service_server::PipeServiceServer;
 use millrace_api::proto::worker::v1::worker_service_server::WorkerServiceServer;
-use millrace_catalog::{Candidate, Catalog, CatalogError, Standing};
+use millrace_catalog::{Candidate, Catalog, CatalogError};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::directory::Directory;
 use crate::fleet_service::Fleet;
+use crate::forward::ForwardLayer;
+use crate::leadership::{self, Offices};
 use crate::pipe_service::Pipes;
-use crate::reconciler::{Reconciler, Rhythm};
+use crate::reconciler::Rhythm;
 use crate::worker_service::Workers;
-
-/// Inputs that may wait for the reconciler; whoever finds no room waits.
-const QUEUE: usize = 4096;
 
 /// How a coordinator behaves.
 #[derive(Debug, Clone)]
@@ -32,6 +29,10 @@ pub struct Config {
     pub lease: Duration,
     /// How long a caller waits for a worker to look at source and destination.
     pub inspection: Duration,
+    /// For how long a coordinator leads without renewing that: so long nobody leads after it was killed.
+    pub leadership: Duration,
+    /// Where other coordinators and workers reach this one, `http://host:port`; the address that it listens on where nothing is said.
+    pub advertise: Option<String>,
 }
 
 impl Default for Config {
@@ -40,6 +41,8 @@ impl Default for Config {
             heartbeat: Duration::from_secs(1),
             lease: Duration::from_secs(10),
             inspection: Duration::from_secs(30),
+            leadership: Duration::from_secs(8),
+            advertise: None,
         }
     }
 }
@@ -47,12 +50,9 @@ impl Default for Config {
 /// Why a coordinator could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The catalog cannot be read.
+    /// What the catalog holds cannot be understood.
     #[error("cannot load the catalog")]
     Load(#[source] CatalogError),
-    /// Another coordinator leads.
-    #[error("another coordinator leads on this catalog")]
-    Follows,
     /// The reflection service cannot be built; a fault of the build.
     #[error("cannot build the reflection service")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -91,20 +91,12 @@ impl<C: Catalog> Coordinator<C> {
     pub async fn run(self, cancelled: CancellationToken) -> Result<(), Error> {
         let address = self.listener.local_addr().map_err(Error::Socket)?;
         let catalog = Arc::new(self.catalog);
-        let directory = Directory::default();
         let rhythm = Rhythm { heartbeat: self.config.heartbeat, lease: self.config.lease };
-        let candidate =
-            Candidate { id: format!("{:016x}", rand::random::<u64>()), address: format!("http://{address}") };
-        // The only catalog there is belongs to one coordinator for as long as that lives.
-        let standing = catalog
-            .campaign(&candidate, Duration::from_secs(10 * 365 * 86_400))
-            .await
-            .map_err(Error::Load)?;
-        let Standing::Leads(term) = standing else { return Err(Error::Follows) };
-        let reconciler =
-            Reconciler::load(catalog.clone(), term, rhythm, directory.clone()).await.map_err(Error::Load)?;
-        let (inputs, queue) = mpsc::channel(QUEUE);
-
+        let candidate = Candidate {
+            id: format!("{:016x}", rand::random::<u64>()),
+            address: self.config.advertise.unwrap_or_else(|| format!("http://{address}")),
+        };
+        let (office, offices) = Offices::new();
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<PipeServiceServer<Pipes<C>>>().await;
         health.set_serving::<FleetServiceServer<Fleet>>().await;
@@ -117,24 +109,37 @@ impl<C: Catalog> Coordinator<C> {
 
         // Open streams (watchers, workers) end with this token, or the server would wait for them for ever.
         let closing = cancelled.child_token();
-        let pipes =
-            Pipes::new(inputs.clone(), directory.clone(), catalog, self.config.inspection, closing.clone());
-        let workers = Workers::new(inputs, closing);
-        let serving = tonic::transport::Server::builder()
-            .layer(millrace_telemetry::server_layer())
-            .http2_keepalive_interval(Some(Duration::from_secs(5)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-            .tcp_nodelay(true)
-            .add_service(health_service)
-            .add_service(reflection)
-            .add_service(PipeServiceServer::new(pipes))
-            .add_service(FleetServiceServer::new(Fleet::new(directory)))
-            .add_service(WorkerServiceServer::new(workers))
-            .serve_with_incoming_shutdown(
-                TcpListenerStream::new(self.listener),
-                cancelled.clone().cancelled_owned(),
-            );
-        let (served, ()) = tokio::join!(serving, reconciler.run(queue, cancelled.clone()));
-        served.map_err(|source| Error::Serve { address, source })
+        let pipes = Pipes::new(offices.clone(), catalog.clone(), self.config.inspection, closing.clone());
+        let workers = Workers::new(offices.clone(), closing);
+        let lease = self.config.leadership;
+        let serving = async {
+            // Callers wait in the listener's queue meanwhile, rather than be told that nobody leads; but not for ever.
+            let mut settling = offices.clone();
+            let _ = tokio::time::timeout(lease, settling.settled()).await;
+            tonic::transport::Server::builder()
+                .layer(millrace_telemetry::server_layer())
+                .layer(ForwardLayer::new(offices.clone()))
+                .http2_keepalive_interval(Some(Duration::from_secs(5)))
+                .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+                .tcp_nodelay(true)
+                .add_service(health_service)
+                .add_service(reflection)
+                .add_service(PipeServiceServer::new(pipes))
+                .add_service(FleetServiceServer::new(Fleet::new(offices)))
+                .add_service(WorkerServiceServer::new(workers))
+                .serve_with_incoming_shutdown(
+                    TcpListenerStream::new(self.listener),
+                    cancelled.clone().cancelled_owned(),
+                )
+                .await
+                .map_err(|source| Error::Serve { address, source })
+        };
+        let election = async {
+            let campaigned =
+                leadership::run(catalog, candidate, lease, rhythm, office, cancelled.clone()).await;
+            campaigned.map_err(Error::Load)
+        };
+        tokio::try_join!(serving, election)?;
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use futures::Stream;
 use millrace_api::proto::worker::v1 as wire;
 use millrace_api::proto::worker::v1::worker_service_server::WorkerService;
+use millrace_api::status;
 use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -13,19 +14,20 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::input::Input;
+use crate::leadership::Offices;
 use crate::session::SessionId;
 
 /// Messages to a worker that may wait; one that takes none is disconnected.
 const OUTBOUND: usize = 1024;
 
 pub(crate) struct Workers {
-    inputs: mpsc::Sender<Input>,
+    offices: Offices,
     closing: CancellationToken,
 }
 
 impl Workers {
-    pub(crate) fn new(inputs: mpsc::Sender<Input>, closing: CancellationToken) -> Self {
-        Self { inputs, closing }
+    pub(crate) fn new(offices: Offices, closing: CancellationToken) -> Self {
+        Self { offices, closing }
     }
 }
 
@@ -37,6 +39,7 @@ impl WorkerService for Workers {
         &self,
         request: Request<Streaming<wire::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let lead = self.offices.lead()?;
         let mut inbound = request.into_inner();
         let first = inbound
             .message()
@@ -51,17 +54,23 @@ impl WorkerService for Workers {
         };
         let (outbound, messages) = mpsc::channel::<CoordinatorMessage>(OUTBOUND);
         let (reply, answer) = oneshot::channel();
-        let gone = || Status::unavailable("the coordinator is stopping");
-        self.inputs.send(Input::Connected { hello, outbound, reply }).await.map_err(|_| gone())?;
+        let gone = status::no_leader;
+        lead.inputs.send(Input::Connected { hello, outbound, reply }).await.map_err(|_| gone())?;
         let session = answer
             .await
             .map_err(|_| gone())?
             .map_err(|refusal| Status::already_exists(refusal.to_string()))?;
-        // Ends when the worker hangs up, when it breaks the protocol, or when the coordinator stops: its receiver of inputs is gone then.
-        tokio::spawn(listen(inbound, session, self.inputs.clone(), self.closing.clone()));
-        let closing = self.closing.clone().cancelled_owned();
+        // Ends when the worker hangs up, when it breaks the protocol, when another coordinator leads, or when this one stops.
+        let closing = self.closing.child_token();
+        tokio::spawn(listen(inbound, session, lead.inputs, lead.over.clone(), closing.clone()));
         let outbound = ReceiverStream::new(messages).map(|message| Ok(wire::ConnectResponse::from(&message)));
-        Ok(Response::new(Box::pin(futures::StreamExt::take_until(outbound, closing))))
+        let over = async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = lead.over.cancelled() => {}
+            }
+        };
+        Ok(Response::new(Box::pin(futures::StreamExt::take_until(outbound, Box::pin(over)))))
     }
 }
 
@@ -70,11 +79,13 @@ async fn listen(
     mut inbound: Streaming<wire::ConnectRequest>,
     session: SessionId,
     inputs: mpsc::Sender<Input>,
+    over: CancellationToken,
     closing: CancellationToken,
 ) {
     loop {
         let message = tokio::select! {
             () = closing.cancelled() => break,
+            () = over.cancelled() => return,
             message = inbound.message() => message,
         };
         let Ok(Some(message)) = message else { break };

@@ -28,6 +28,9 @@ pub(crate) struct CoordinatorArgs {
     /// Where the catalog is kept [default: ./millrace-data].
     #[arg(long, env = "MILLRACE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// Where other coordinators and workers reach this one, http://host:port [default: the address that it serves on].
+    #[arg(long, env = "MILLRACE_ADVERTISE")]
+    advertise: Option<String>,
     /// Serve beyond this machine although nothing is encrypted and nobody is asked who he is.
     #[arg(long, env = "MILLRACE_INSECURE")]
     insecure: bool,
@@ -75,6 +78,7 @@ struct TelemetryArgs {
 struct CoordinatorFile {
     listen: Option<SocketAddr>,
     data_dir: Option<PathBuf>,
+    advertise: Option<String>,
     insecure: Option<bool>,
     #[serde(default)]
     telemetry: TelemetryFile,
@@ -104,6 +108,7 @@ struct TelemetryFile {
 pub(crate) struct CoordinatorConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
+    pub(crate) advertise: Option<String>,
     pub(crate) telemetry: millrace_telemetry::Config,
 }
 
@@ -124,6 +129,7 @@ impl CoordinatorArgs {
         Ok(CoordinatorConfig {
             listen,
             data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from("millrace-data")),
+            advertise: self.advertise.or(file.advertise),
             telemetry: self.telemetry.resolve(file.telemetry, "millrace-coordinator"),
         })
     }

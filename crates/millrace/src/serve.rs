@@ -24,7 +24,8 @@ pub(crate) async fn coordinator(arguments: CoordinatorArgs) -> anyhow::Result<()
     tracing::info!(%address, data_dir = %config.data_dir.display(), "coordinator serves");
     println!("ready address=http://{address}");
     let stop = stop_signal()?;
-    let served = Coordinator::new(millrace_coordinator::Config::default(), catalog, listener).run(stop).await;
+    let coordinator = millrace_coordinator::Config { advertise: config.advertise, ..Default::default() };
+    let served = Coordinator::new(coordinator, catalog, listener).run(stop).await;
     flush(telemetry).await;
     Ok(served?)
 }

@@ -9,7 +9,7 @@ use millrace_api::proto::worker::v1 as wire;
 use millrace_api::proto::worker::v1::worker_service_client::WorkerServiceClient;
 use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
 use millrace_model::work::{Assignment, Hello, Report};
-use millrace_model::{Epoch, Problem, WorkerId};
+use millrace_model::{Epoch, Problem, Term, WorkerId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +25,8 @@ use crate::task::{self, Shared};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before dialling again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest time until a coordinator has let this worker in: one that hangs takes connections and answers nothing.
+const DIAL: Duration = Duration::from_secs(5);
 /// How long a leaving worker waits for its work to be drained or finished.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(25);
 /// Reports and messages that may wait to be taken.
@@ -56,12 +58,25 @@ struct Link {
     inbound: tonic::Streaming<wire::ConnectResponse>,
 }
 
+/// Why a coordinator did not let this worker in.
+struct NotIn {
+    reason: String,
+    /// The coordinator that leads, where the one that was asked follows it.
+    leader: Option<String>,
+}
+
+impl From<String> for NotIn {
+    fn from(reason: String) -> Self {
+        Self { reason, leader: None }
+    }
+}
+
 enum Happening {
     Leave,
     GaveUpWaiting,
     Said(Epoch, Report),
     Heard(Box<Result<Option<wire::ConnectResponse>, tonic::Status>>),
-    Dialled(Box<Result<Link, String>>),
+    Dialled(Box<Result<Link, NotIn>>),
     Beat,
 }
 
@@ -82,7 +97,9 @@ impl Worker {
         let mut desk = Desk::default();
         let mut link: Option<Link> = None;
         let mut attempt = 0usize;
-        let mut dialling = Box::pin(self.dial(attempt, desk.epochs()));
+        let mut dialling = Box::pin(self.dial(attempt, None, desk.epochs()));
+        // The greatest in which a coordinator welcomed this worker.
+        let mut term = Term::default();
         let mut heartbeat = tokio::time::interval(Duration::from_secs(1));
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leaving: Option<Instant> = None;
@@ -125,8 +142,19 @@ impl Worker {
                 }
                 Happening::Heard(heard) => match *heard {
                     Ok(Some(message)) => match CoordinatorMessage::try_from(message) {
-                        Ok(CoordinatorMessage::Welcome { heartbeat_interval, keep, .. }) => {
+                        // Zero comes from a release before there were terms.
+                        Ok(CoordinatorMessage::Welcome { term: offered, .. })
+                            if offered != Term::default() && offered < term =>
+                        {
+                            lost = Some(format!(
+                                "the coordinator is of term {offered}, but another one leads since, in term {term}"
+                            ));
+                        }
+                        Ok(CoordinatorMessage::Welcome {
+                            heartbeat_interval, keep, term: offered, ..
+                        }) => {
                             attempt = 0;
+                            term = term.max(offered);
                             desk.keep_only(&keep);
                             heartbeat = tokio::time::interval(heartbeat_interval);
                             heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -173,12 +201,12 @@ impl Worker {
                             lost = send(&mut link, &heartbeat_message(&budget, true)).err();
                         }
                     }
-                    Err(reason) => {
-                        if attempt <= 1 {
+                    Err(NotIn { reason, leader }) => {
+                        if attempt <= 1 && leader.is_none() {
                             tracing::warn!(worker.id = %self.config.id, "cannot reach a coordinator, trying on: {reason}");
                         }
                         attempt += 1;
-                        dialling = Box::pin(self.dial(attempt, desk.epochs()));
+                        dialling = Box::pin(self.dial(attempt, leader, desk.epochs()));
                     }
                 },
             }
@@ -186,7 +214,7 @@ impl Worker {
                 tracing::warn!(worker.id = %self.config.id, "{reason}; work goes on, dialling again");
                 link = None;
                 attempt = attempt.max(1);
-                dialling = Box::pin(self.dial(attempt, desk.epochs()));
+                dialling = Box::pin(self.dial(attempt, None, desk.epochs()));
             }
         }
         desk.cancel_all();
@@ -196,28 +224,34 @@ impl Worker {
         tasks.wait().await;
     }
 
-    /// Opens a stream to the next coordinator in turn and introduces this worker, after a pause that grows with the attempt.
-    async fn dial(&self, attempt: usize, held: Vec<Epoch>) -> Result<Link, String> {
+    /// Opens a stream to the coordinator that is said to lead, or to the next in turn, and introduces this worker, after a pause that grows with the attempt.
+    async fn dial(&self, attempt: usize, leader: Option<String>, held: Vec<Epoch>) -> Result<Link, NotIn> {
         if attempt > 0 {
             let doubled = FIRST_PAUSE.saturating_mul(1 << attempt.min(8)).min(LONGEST_PAUSE);
             // Spread, so that a fleet does not come back all at once.
             tokio::time::sleep(doubled.mul_f64(rand::random_range(0.5..1.0))).await;
         }
-        let Some(address) = self.config.coordinators.get(attempt % self.config.coordinators.len().max(1))
-        else {
-            return Err("no coordinator is configured".to_owned());
+        let in_turn =
+            || self.config.coordinators.get(attempt % self.config.coordinators.len().max(1)).cloned();
+        let Some(address) = leader.or_else(in_turn) else {
+            return Err("no coordinator is configured".to_owned().into());
         };
-        let endpoint =
-            Endpoint::from_shared(address.clone()).map_err(|error| format!("{address}: {error}"))?;
-        let channel = endpoint
-            .connect_timeout(Duration::from_secs(5))
+        let let_in = tokio::time::timeout(DIAL, self.introduce(&address, held)).await;
+        let_in.unwrap_or_else(|_| Err(format!("{address}: it does not answer").into()))
+    }
+
+    async fn introduce(&self, address: &str, held: Vec<Epoch>) -> Result<Link, NotIn> {
+        let failed = |error: tonic::transport::Error| NotIn::from(format!("{address}: {error}"));
+        let channel = Endpoint::from_shared(address.to_owned())
+            .map_err(failed)?
+            .connect_timeout(DIAL)
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true)
             .tcp_nodelay(true)
             .connect()
             .await
-            .map_err(|error| format!("{address}: {error}"))?;
+            .map_err(failed)?;
         let (outbound, messages) = mpsc::channel(QUEUE);
         let hello = Hello {
             worker: self.config.id.clone(),
@@ -227,17 +261,15 @@ impl Worker {
             memory_budget: self.config.memory_budget,
             held,
         };
-        outbound
-            .send((&WorkerMessage::Hello(hello)).into())
-            .await
-            .map_err(|_| "the stream closed".to_owned())?;
+        let hello = (&WorkerMessage::Hello(hello)).into();
+        outbound.send(hello).await.map_err(|_| "the stream closed".to_owned())?;
         let mut client = WorkerServiceClient::new(channel);
-        let inbound = client
-            .connect(ReceiverStream::new(messages))
-            .await
-            .map_err(|status| format!("{address}: {}", status.message()))?
-            .into_inner();
-        Ok(Link { outbound, inbound })
+        let answer = client.connect(ReceiverStream::new(messages)).await;
+        let inbound = answer.map_err(|status| NotIn {
+            reason: format!("{address}: {}", status.message()),
+            leader: millrace_api::status::leader(&status),
+        })?;
+        Ok(Link { outbound, inbound: inbound.into_inner() })
     }
 }
 

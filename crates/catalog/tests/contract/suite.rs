@@ -492,6 +492,10 @@ pub(crate) async fn a_lease_that_was_given_back_is_free_at_once(place: &impl Pla
     catalog.resign(first).await.unwrap();
     let standing = catalog.campaign(&candidate("three"), HOUR).await.unwrap();
     assert!(matches!(standing, Standing::Follows(leader) if leader.term == second));
+    // Who gave it back and wants it again begins anew, too.
+    catalog.resign(second).await.unwrap();
+    let standing = catalog.campaign(&candidate("two"), HOUR).await.unwrap();
+    assert!(matches!(standing, Standing::Leads(third) if third > second), "{standing:?}");
 }
 
 pub(crate) async fn nothing_is_stored_in_a_term_that_is_over(place: &impl Place) {
