@@ -18,11 +18,17 @@ pub enum CatalogError {
         /// Why.
         source: std::io::Error,
     },
+    /// The URL of a catalog is none.
+    #[error("the catalog's URL cannot be used: {reason}")]
+    Address {
+        /// Why; without credentials.
+        reason: String,
+    },
     /// The database cannot be opened.
-    #[error("cannot open the catalog {}", .path.display())]
+    #[error("cannot open the catalog {place}")]
     Open {
-        /// The file.
-        path: PathBuf,
+        /// The file or the database.
+        place: String,
         /// Why.
         source: Cause,
     },
@@ -33,20 +39,20 @@ pub enum CatalogError {
         path: PathBuf,
     },
     /// A database of another program.
-    #[error("{} is a database, but not a catalog of Millrace; name another file", .path.display())]
+    #[error("{place} is a database, but not a catalog of Millrace; name another one")]
     Foreign {
-        /// The file.
-        path: PathBuf,
+        /// The file or the database.
+        place: String,
     },
     /// Written by a newer release.
     #[error(
-        "the catalog {} has schema version {found}, this release knows versions up to {known}; \
-         run the release that wrote it, or a later one", .path.display()
+        "the catalog {place} has schema version {found}, this release knows versions up to {known}; \
+         run the release that wrote it, or a later one"
     )]
     NewerSchema {
-        /// The file.
-        path: PathBuf,
-        /// The schema version in the file.
+        /// The file or the database.
+        place: String,
+        /// The schema version in it.
         found: i64,
         /// The newest that this release knows.
         known: i64,

@@ -10,17 +10,18 @@
 //! | `assignments` | a task in a worker's hands, by epoch: [`AssignmentRecord`](millrace_lifecycle::AssignmentRecord) | it is given out, drained, ended or taken back |
 //! | `events` | an entry of a pipe's history, by number: [`EventRecord`] | never; entries are only added |
 //! | `meta` | the last epoch that was given out, the last term of leading | work is given out; another coordinator leads |
+//! | `leadership` | in PostgreSQL: who leads, in which term, until when | a coordinator campaigns |
 //!
 //! Not stored: progress within a partition, retries and their pauses, which workers are connected. The coordinator learns these anew.
 //!
 //! Records are stored as JSON in the form that `millrace-lifecycle` gives them; partitions are columns, because there may be a million.
 //! **The records hold the passwords of sources and destinations in the clear.** Until they are encrypted at rest, what protects
-//! them is that the file can be read by its owner alone (mode 0600), and that no error here shows a secret.
+//! them is that the file can be read by its owner alone (mode 0600), or the rights in the database, and that no error here shows a secret.
 //!
 //! # This crate
 //!
-//! Owns: the trait [`Catalog`], its implementation in an SQLite file ([`SqliteCatalog`]), the schema and its migrations. The tests are one
-//! contract over every implementation (`tests/contract/suite.rs`) and what only a file can show (`tests/contract/sqlite.rs`).
+//! Owns: the trait [`Catalog`], its implementations in an SQLite file ([`SqliteCatalog`]) and in a PostgreSQL database ([`PostgresCatalog`]), their schemas and migrations, and the way from one to the
+//! other ([`Dump`]). The tests are one contract over every implementation (`tests/contract/suite.rs`) and what only one of them can show (`sqlite.rs` and `postgres.rs` beside it).
 //!
 //! Never contains: decisions. What a record means and when it changes is the business of `millrace-lifecycle`.
 //!
@@ -33,10 +34,17 @@ use std::time::Duration;
 use millrace_lifecycle::{EventRecord, PipeAggregate, PipeChanges};
 use millrace_model::{Epoch, PipeId, Term};
 
+mod dump;
 mod error;
+mod location;
+mod postgres;
 mod sqlite;
+mod stored;
 
+pub use dump::{Dump, DumpError, export, import};
 pub use error::{CatalogError, Cause};
+pub use location::{AnyCatalog, Location};
+pub use postgres::PostgresCatalog;
 pub use sqlite::SqliteCatalog;
 
 /// Everything that a coordinator needs to go on where the last one stopped.
@@ -46,6 +54,8 @@ pub struct Stored {
     pub pipes: Vec<PipeAggregate>,
     /// The greatest epoch that was ever committed; zero in a new catalog.
     pub last_epoch: Epoch,
+    /// The last term that began; zero in a new catalog.
+    pub last_term: Term,
 }
 
 /// A coordinator that would lead.
@@ -97,6 +107,12 @@ pub trait Catalog: Send + Sync + 'static {
     /// # Errors
     /// Writing fails; the lease ends by itself then.
     fn resign(&self, term: Term) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Sees to it that every term that begins from now on is greater than this one, of a catalog whose place this one takes: workers turn away from smaller terms than they have seen.
+    ///
+    /// # Errors
+    /// Writing fails.
+    fn outdo(&self, term: Term) -> impl Future<Output = Result<(), CatalogError>> + Send;
 
     /// Loads everything but the history. What a leader loads after it was granted its term is all that will ever be stored in the terms before.
     ///
@@ -155,6 +171,10 @@ impl<C: Catalog> Catalog for Arc<C> {
 
     fn resign(&self, term: Term) -> impl Future<Output = Result<(), CatalogError>> + Send {
         C::resign(self, term)
+    }
+
+    fn outdo(&self, term: Term) -> impl Future<Output = Result<(), CatalogError>> + Send {
+        C::outdo(self, term)
     }
 
     fn load(&self) -> impl Future<Output = Result<Stored, CatalogError>> + Send {

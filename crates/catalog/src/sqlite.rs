@@ -137,6 +137,10 @@ impl Catalog for SqliteCatalog {
         .await
     }
 
+    async fn outdo(&self, term: Term) -> Result<(), CatalogError> {
+        self.call(move |open| write::outdo(&open.connection, term)).await
+    }
+
     async fn load(&self) -> Result<Stored, CatalogError> {
         self.call(|open| read::everything(&mut open.connection)).await
     }
@@ -204,7 +208,7 @@ fn opening(path: &Path) -> impl FnOnce(rusqlite::Error) -> CatalogError {
     let path = path.to_owned();
     move |source| match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => CatalogError::InUse { path },
-        _ => CatalogError::Open { path, source: source.into() },
+        _ => CatalogError::Open { place: path.display().to_string(), source: source.into() },
     }
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use millrace_catalog::Location;
 use millrace_model::WorkerId;
 use millrace_telemetry::LogFormat;
 use serde::Deserialize;
@@ -28,6 +29,10 @@ pub(crate) struct CoordinatorArgs {
     /// Where the catalog is kept [default: ./millrace-data].
     #[arg(long, env = "MILLRACE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// postgresql://user:password@host:port/database, for several coordinators [default: the file catalog.sqlite in the data directory]. Flags are seen in lists of processes: a password is better kept in
+    /// the variable or the configuration file.
+    #[arg(long, env = "MILLRACE_CATALOG", hide_env_values = true)]
+    catalog: Option<String>,
     /// Where other coordinators and workers reach this one, http://host:port [default: the address that it serves on].
     #[arg(long, env = "MILLRACE_ADVERTISE")]
     advertise: Option<String>,
@@ -78,6 +83,7 @@ struct TelemetryArgs {
 struct CoordinatorFile {
     listen: Option<SocketAddr>,
     data_dir: Option<PathBuf>,
+    catalog: Option<String>,
     advertise: Option<String>,
     insecure: Option<bool>,
     #[serde(default)]
@@ -107,7 +113,7 @@ struct TelemetryFile {
 #[derive(Debug)]
 pub(crate) struct CoordinatorConfig {
     pub(crate) listen: SocketAddr,
-    pub(crate) data_dir: PathBuf,
+    pub(crate) catalog: Location,
     pub(crate) advertise: Option<String>,
     pub(crate) telemetry: millrace_telemetry::Config,
 }
@@ -126,10 +132,17 @@ impl CoordinatorArgs {
         let default = || DEFAULT_LISTEN.parse().context("the default address is not one");
         let listen = self.listen.or(file.listen).map_or_else(default, Ok)?;
         check_listen(listen, self.insecure || file.insecure.unwrap_or(false))?;
+        let data_dir = self.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from("millrace-data"));
+        let catalog = match self.catalog.or(file.catalog) {
+            Some(named) => Location::new(&named),
+            None => catalog_file(&data_dir),
+        };
+        let advertise = self.advertise.or(file.advertise);
+        check_advertise(advertise.as_deref(), listen, &catalog)?;
         Ok(CoordinatorConfig {
             listen,
-            data_dir: self.data_dir.or(file.data_dir).unwrap_or_else(|| PathBuf::from("millrace-data")),
-            advertise: self.advertise.or(file.advertise),
+            catalog,
+            advertise,
             telemetry: self.telemetry.resolve(file.telemetry, "millrace-coordinator"),
         })
     }
@@ -144,6 +157,24 @@ pub(crate) fn check_listen(listen: SocketAddr, insecure: bool) -> anyhow::Result
         );
     }
     Ok(())
+}
+
+/// The catalog in a data directory.
+pub(crate) fn catalog_file(data_dir: &Path) -> Location {
+    Location::File(data_dir.join("catalog.sqlite"))
+}
+
+fn check_advertise(advertise: Option<&str>, listen: SocketAddr, catalog: &Location) -> anyhow::Result<()> {
+    match advertise {
+        Some(address) if !address.starts_with("http://") => {
+            bail!("advertise = '{address}': write http://host:port")
+        }
+        None if catalog.is_shared() && listen.ip().is_unspecified() => bail!(
+            "{listen} is every address of this machine, so other coordinators and workers cannot be told where to find it; \
+             name the one that they reach with --advertise http://host:port"
+        ),
+        _ => Ok(()),
+    }
 }
 
 impl WorkerArgs {
@@ -253,6 +284,24 @@ mod tests {
         let worker = arguments.resolve().unwrap().worker;
         assert_eq!((worker.id.as_str(), worker.max_tasks, worker.memory_budget), ("from-flag", 7, 64 << 20));
         assert_eq!(worker.coordinators, ["http://127.0.0.1:7400"]);
+    }
+
+    #[test]
+    fn a_coordinator_that_others_look_for_says_where_it_is() {
+        let arguments = |advertise: Option<&str>, listen: &str| CoordinatorArgs {
+            listen: Some(listen.parse().unwrap()),
+            catalog: Some("postgresql://millrace:hunter2@db/millrace".to_owned()),
+            advertise: advertise.map(str::to_owned),
+            insecure: true,
+            ..CoordinatorArgs::default()
+        };
+        let config = arguments(None, "127.0.0.1:0").resolve().unwrap();
+        assert_eq!(config.catalog.to_string(), "postgresql://db:5432/millrace");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(arguments(Some("http://c0:7400"), "0.0.0.0:7400").resolve().is_ok());
+        let refused = arguments(None, "0.0.0.0:7400").resolve().unwrap_err().to_string();
+        assert!(refused.contains("--advertise"), "{refused}");
+        assert!(arguments(Some("c0:7400"), "127.0.0.1:0").resolve().is_err());
     }
 
     #[test]

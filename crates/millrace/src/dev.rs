@@ -11,7 +11,7 @@ use millrace_worker::Worker;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::config::{ByteSize, check_listen};
+use crate::config::{ByteSize, catalog_file, check_listen};
 use crate::serve::{flush, open_catalog, stop_signal};
 
 /// What `millrace dev` is told.
@@ -67,7 +67,7 @@ pub(crate) async fn run(arguments: DevArgs) -> anyhow::Result<()> {
         ..millrace_telemetry::Config::new("millrace-dev")
     })?;
     let stop = stop_signal()?;
-    let catalog = open_catalog(&arguments.data_dir)?;
+    let catalog = open_catalog(&catalog_file(&arguments.data_dir)).await?;
     let listener = TcpListener::bind(arguments.listen)
         .await
         .with_context(|| format!("cannot listen on {}; pass another --listen", arguments.listen))?;

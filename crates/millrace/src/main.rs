@@ -1,5 +1,6 @@
 //! `millrace`: coordinator, worker, both in one (`dev`), and the commands that talk to them. No logic of its own.
 
+mod catalog;
 mod config;
 #[cfg(feature = "dev")]
 mod dev;
@@ -48,6 +49,11 @@ enum Command {
         globals: Globals,
         #[command(subcommand)]
         command: SourceCommand,
+    },
+    /// Look after a catalog: bring it up to date, move it to another place.
+    Catalog {
+        #[command(subcommand)]
+        command: catalog::CatalogCommand,
     },
     /// What the servers of `dev` run as; not for people.
     #[cfg(feature = "dev")]
@@ -98,6 +104,7 @@ async fn run(command: Command) -> ExitCode {
             return client(ClientCommand::Worker(command), &globals).await;
         }
         Command::Worker(WorkerEntry { command: None, run, .. }) => serve::worker(run).await,
+        Command::Catalog { command } => catalog::run(command).await,
         Command::Coordinator(arguments) => serve::coordinator(arguments).await,
         #[cfg(feature = "dev")]
         Command::Dev(arguments) => dev::run(arguments).await,

@@ -1,9 +1,7 @@
 //! Running the two services until somebody asks them to stop.
 
-use std::path::Path;
-
 use anyhow::Context;
-use millrace_catalog::SqliteCatalog;
+use millrace_catalog::{AnyCatalog, Location};
 use millrace_coordinator::Coordinator;
 use millrace_worker::Worker;
 use tokio::net::TcpListener;
@@ -19,9 +17,9 @@ pub(crate) async fn coordinator(arguments: CoordinatorArgs) -> anyhow::Result<()
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
-    let catalog = open_catalog(&config.data_dir)?;
+    let catalog = open_catalog(&config.catalog).await?;
     let address = listener.local_addr()?;
-    tracing::info!(%address, data_dir = %config.data_dir.display(), "coordinator serves");
+    tracing::info!(%address, catalog = %config.catalog, "coordinator serves");
     println!("ready address=http://{address}");
     let stop = stop_signal()?;
     let coordinator = millrace_coordinator::Config { advertise: config.advertise, ..Default::default() };
@@ -47,10 +45,9 @@ pub(crate) async fn flush(telemetry: millrace_telemetry::Guard) {
     }
 }
 
-/// The catalog file in a data directory.
-pub(crate) fn open_catalog(data_dir: &Path) -> anyhow::Result<SqliteCatalog> {
-    let path = data_dir.join("catalog.sqlite");
-    SqliteCatalog::open(&path).with_context(|| format!("cannot open the catalog {}", path.display()))
+/// Opens a catalog, or makes it.
+pub(crate) async fn open_catalog(location: &Location) -> anyhow::Result<AnyCatalog> {
+    location.open().await.with_context(|| format!("cannot open the catalog {location}"))
 }
 
 /// Cancelled by the first SIGTERM or Ctrl-C. A second one ends the process at once.

@@ -34,10 +34,10 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), CatalogE
     };
     let (empty, application, found) = facts().map_err(opening(path))?;
     if !empty && application != APPLICATION_ID {
-        return Err(CatalogError::Foreign { path: path.to_owned() });
+        return Err(CatalogError::Foreign { place: path.display().to_string() });
     }
     if found > newest() {
-        return Err(CatalogError::NewerSchema { path: path.to_owned(), found, known: newest() });
+        return Err(CatalogError::NewerSchema { place: path.display().to_string(), found, known: newest() });
     }
     Ok(())
 }

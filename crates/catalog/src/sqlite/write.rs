@@ -3,10 +3,10 @@
 use millrace_lifecycle::{PipeChanges, PipeRecord};
 use millrace_model::{Epoch, PipeId, Term};
 use rusqlite::{Connection, OptionalExtension, Params, Transaction, TransactionBehavior};
-use serde::Serialize;
 
 use super::read;
 use crate::CatalogError;
+use crate::stored::encode;
 
 pub(super) fn commit(
     connection: &mut Connection,
@@ -38,6 +38,15 @@ pub(super) fn next_term(connection: &Connection) -> Result<Term, CatalogError> {
         .prepare_cached("UPDATE meta SET last_term = last_term + 1 RETURNING last_term")
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
         .map(Term)
+        .map_err(CatalogError::write("a term"))
+}
+
+/// No later term is as small as this one.
+pub(super) fn outdo(connection: &Connection, term: Term) -> Result<(), CatalogError> {
+    connection
+        .prepare_cached("UPDATE meta SET last_term = max(last_term, ?1)")
+        .and_then(|mut statement| statement.execute([term.0]))
+        .map(drop)
         .map_err(CatalogError::write("a term"))
 }
 
@@ -137,8 +146,4 @@ fn execute(
         .and_then(|mut statement| statement.execute(parameters))
         .map(drop)
         .map_err(CatalogError::write(what))
-}
-
-fn encode(what: &'static str, record: &impl Serialize) -> Result<String, CatalogError> {
-    serde_json::to_string(record).map_err(|source| CatalogError::Write { what, source: source.into() })
 }

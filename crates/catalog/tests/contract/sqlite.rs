@@ -13,14 +13,14 @@ use millrace_model::spec::ReplicationMode::Cdc;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::story::{Story, assert_same};
-use crate::suite::{self, Place};
+use crate::story::{Story, assert_same, lead};
+use crate::suite::{self, Place, tests};
 
 /// A folder of its own.
-struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
 
@@ -37,7 +37,7 @@ impl Place for Folder {
     }
 }
 
-suite::contract!(Folder::new());
+suite::names!(tests Folder::new());
 
 fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().permissions().mode() & 0o777
@@ -114,6 +114,32 @@ fn a_catalog_of_a_newer_release_is_refused_and_left_as_it_is() {
     let refused = SqliteCatalog::open(&folder.file()).unwrap_err();
     assert!(matches!(refused, CatalogError::NewerSchema { found: 99, known: 2, .. }), "{}", chain(&refused));
     assert_eq!(fs::read(folder.file()).unwrap(), before);
+}
+
+/// What the first release wrote: the tables as its migration made them, and records as they are today, for their form is that of `millrace-lifecycle`, which tests what it reads.
+#[tokio::test]
+async fn a_catalog_of_the_first_release_is_brought_up_to_date() {
+    let today = Folder::new();
+    let catalog = today.open().await;
+    let story = Story::copying(&catalog, 1, Cdc).await;
+    let last_epoch = catalog.load().await.unwrap().last_epoch;
+    drop(catalog);
+    let first = Folder::new();
+    let old = Connection::open(first.file()).unwrap();
+    old.execute_batch(include_str!("../../migrations/sqlite/0001_pipes.sql")).unwrap();
+    old.pragma_update(None, "application_id", 0x4d4c_5243).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    old.execute("ATTACH ?1 AS today", [today.file().to_str().unwrap()]).unwrap();
+    for table in ["pipes", "tables", "partitions", "assignments", "events"] {
+        old.execute_batch(&format!("INSERT INTO main.{table} SELECT * FROM today.{table}")).unwrap();
+    }
+    old.execute_batch("UPDATE main.meta SET last_epoch = (SELECT last_epoch FROM today.meta)").unwrap();
+    old.close().unwrap();
+    let catalog = first.open().await;
+    let stored = catalog.load().await.unwrap();
+    assert_eq!((stored.last_epoch, stored.last_term.0), (last_epoch, 0));
+    assert_same(&stored.pipes[0], &story.pipe);
+    lead(&catalog).await;
 }
 
 #[test]

@@ -20,10 +20,10 @@ pub(crate) trait Place {
     async fn open(&self) -> Self::Catalog;
 }
 
-/// Instantiates the whole contract for one kind of place, made by an expression.
-macro_rules! contract {
-    ($place:expr) => {
-        $crate::suite::contract! { $place;
+/// Gives the names of all parts of the contract to a macro, behind what it is given itself.
+macro_rules! names {
+    ($then:ident $($given:tt)*) => {
+        $then! { $($given)*;
             a_new_catalog_is_empty,
             a_pipe_is_loaded_as_it_was_at_every_step_of_its_life,
             partitions_whose_copy_is_void_are_open_again_when_loaded,
@@ -50,6 +50,11 @@ macro_rules! contract {
             nothing_is_stored_in_a_term_that_is_over,
         }
     };
+}
+pub(crate) use names;
+
+/// Makes a test of each part, on a place that is made by an expression.
+macro_rules! tests {
     ($place:expr; $($name:ident,)*) => {
         $(
             #[tokio::test]
@@ -59,7 +64,7 @@ macro_rules! contract {
         )*
     };
 }
-pub(crate) use contract;
+pub(crate) use tests;
 
 pub(crate) async fn a_new_catalog_is_empty(place: &impl Place) {
     let catalog = place.open().await;

@@ -63,6 +63,10 @@ impl Catalog for Faulty {
         self.catalog.resign(term).await
     }
 
+    async fn outdo(&self, term: Term) -> Result<(), CatalogError> {
+        self.catalog.outdo(term).await
+    }
+
     async fn load(&self) -> Result<Stored, CatalogError> {
         self.catalog.load().await
     }
