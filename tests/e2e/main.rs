@@ -7,6 +7,7 @@
 
 mod backlog;
 mod commands;
+mod coordinators;
 mod crash;
 mod engines;
 mod evolution;

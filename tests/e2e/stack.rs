@@ -136,13 +136,22 @@ impl Stack {
         self.fleet.coordinator = Some(Process::start(arguments, log, true).await);
     }
 
+    /// Starts a process that says when it is ready, with a log of that name.
+    pub(crate) async fn start_process(&self, name: &str, arguments: &[&str]) -> Process {
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        Process::start(arguments, self.folder.path().join(format!("{name}.log")), true).await
+    }
+
     pub(crate) async fn start_worker(&mut self, id: &str) {
         self.start_worker_with(id, &[]).await;
     }
 
     pub(crate) async fn start_worker_with(&mut self, id: &str, more: &[&str]) {
         let coordinator = self.address();
-        let mut arguments = vec!["worker", "--id", id, "--coordinator", &coordinator];
+        let mut arguments = vec!["worker", "--id", id];
+        if !more.contains(&"--coordinator") {
+            arguments.extend(["--coordinator", &coordinator]);
+        }
         arguments.extend(more);
         let arguments = arguments.into_iter().map(str::to_owned).collect();
         let log = self.folder.path().join(format!("worker-{id}.log"));
