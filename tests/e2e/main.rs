@@ -28,5 +28,6 @@ mod toast;
 mod transactions;
 mod types;
 mod values;
+mod verify;
 mod versions;
 mod workload;

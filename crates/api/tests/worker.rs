@@ -11,8 +11,8 @@ use millrace_model::spec::{
     ClickHouseDestination, PipeSettings, PostgresSource, ReplicationMode, TableSpec, TlsMode,
 };
 use millrace_model::work::{
-    Assignment, DestinationFacts, Hello, Outcome, Progress, Report, SlotRequest, StreamProgress,
-    StreamedTable, Swap, TableSize, TableWork, Work,
+    Assignment, DestinationFacts, DifferenceKind, Hello, Outcome, Progress, Report, RowDifference,
+    SlotRequest, StreamProgress, StreamedTable, Swap, TableSize, TableWork, Verified, Work,
 };
 use millrace_model::{
     Epoch, Lsn, PageRange, Partition, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret,
@@ -184,6 +184,12 @@ fn works() -> Vec<Work> {
         stream(false, Lsn::ZERO, vec![]),
         stream(true, Lsn(u64::MAX), vec![swap(None), swap(Some("9"))]),
         Work::Swap { swaps: vec![swap(None), swap(Some("9"))] },
+        Work::Verify {
+            table: table(),
+            slot_name: name.clone(),
+            shared_target: true,
+            destination: DestinationFacts { time64: true },
+        },
         Work::Clean { tables: vec!["orders_resync_5".to_owned(), "a \"b\"".to_owned()] },
         Work::Release { slot_name: name.clone() },
         teardown(Some(name), None, &["orders"]),
@@ -236,6 +242,25 @@ fn reports() -> Vec<Report> {
         Report::Finished(Outcome::Copied { rows: 1, bytes: 2 }),
         Report::Finished(Outcome::Drained { durable: Lsn(6) }),
         Report::Finished(Outcome::Released),
+        Report::Progress(Progress::Verify { rows: u64::MAX }),
+        Report::Finished(Outcome::Verified(Verified::default())),
+        Report::Finished(Outcome::Verified(Verified {
+            source_rows: 3,
+            destination_rows: 4,
+            differences: 2,
+            more: true,
+            unsettled: 1,
+            samples: vec![
+                RowDifference {
+                    kind: DifferenceKind::Altered,
+                    key: "(1, 'a')".to_owned(),
+                    columns: vec!["note".to_owned()],
+                },
+                RowDifference { kind: DifferenceKind::Extra, key: "2".to_owned(), columns: vec![] },
+                RowDifference { kind: DifferenceKind::Missing, key: "3".to_owned(), columns: vec![] },
+            ],
+            problem: Some(problems().swap_remove(0)),
+        })),
         Report::Finished(Outcome::TornDown { left_behind: problems() }),
         Report::Failed(problems()),
         Report::TableChanged(TableId(0), Box::new(definition())),

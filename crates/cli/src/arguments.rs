@@ -117,8 +117,23 @@ pub enum PipeCommand {
         #[arg(long, value_parser = parse_table, value_name = "TABLE")]
         table: TableName,
     },
+    /// Compare a running pipe's tables with their sources, row by row; exit 1 where they differ
+    Verify(VerifyOptions),
     /// Delete a pipe with its slot and publication; the destination's tables stay
     Delete(DeleteOptions),
+}
+
+/// `millrace pipe verify`
+#[derive(Debug, Clone, Args)]
+pub struct VerifyOptions {
+    /// Name of the pipe
+    pub name: String,
+    /// A source table, quoted as in SQL; may be given several times [default: all that stream]
+    #[arg(long = "table", value_parser = parse_table, value_name = "TABLE")]
+    pub tables: Vec<TableName>,
+    /// Begin and do not wait for the result
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 /// `millrace pipe apply`

@@ -26,6 +26,7 @@ mod source;
 mod specification;
 mod table_view;
 mod top;
+mod verify;
 mod view;
 mod watch;
 mod watcher;

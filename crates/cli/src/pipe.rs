@@ -12,7 +12,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::specification::SpecText;
 use crate::view::{self, name_of, state_text};
-use crate::{Session, apply, deletion, resync, watch};
+use crate::{Session, apply, deletion, resync, verify, watch};
 
 pub(crate) async fn run(
     command: PipeCommand,
@@ -55,6 +55,7 @@ pub(crate) async fn run(
             })
         }
         PipeCommand::Resync(options) => resync::resync(&options, session, console).await,
+        PipeCommand::Verify(options) => verify::verify(&options, session, console).await,
         PipeCommand::Retry { name, table } => resync::retry(&name, &table, session, console).await,
         PipeCommand::Delete(options) => deletion::delete(&options, session, console).await,
     }

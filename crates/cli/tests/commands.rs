@@ -51,6 +51,8 @@ struct Script {
     updated: Option<wire::UpdateRequest>,
     resynced: Option<wire::ResyncRequest>,
     retried: Option<wire::RetryTableRequest>,
+    /// What a comparison finds, by table.
+    verifications: Vec<wire::Verification>,
     deletion_asked: Option<wire::DeleteRequest>,
 }
 
@@ -171,6 +173,24 @@ impl PipeService for Coordinator {
         self.refusal()?;
         self.script().retried = Some(request);
         Ok(Response::new(wire::RetryTableResponse { pipe: Some(pipe) }))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<wire::VerifyRequest>,
+    ) -> Result<Response<wire::VerifyResponse>, Status> {
+        let mut pipe = self.known(&request.into_inner().name)?;
+        self.refusal()?;
+        for table in &mut pipe.tables {
+            table.verification = Some(wire::Verification { requested_at: at(100), ..Default::default() });
+        }
+        // The next look finds it done.
+        let mut script = self.script();
+        let found = std::mem::take(&mut script.verifications);
+        for (table, found) in script.pipe.tables.iter_mut().zip(found) {
+            table.verification = Some(found);
+        }
+        Ok(Response::new(wire::VerifyResponse { pipe: Some(pipe) }))
     }
 
     async fn delete(
@@ -714,6 +734,43 @@ async fn a_table_that_was_set_aside_is_retried() {
         "only a table that is set aside can be retried; resync copies any table anew",
     ));
     assert!(retry("public.orders").await.is_none());
+    insta::assert_snapshot!(told);
+}
+
+#[tokio::test]
+async fn a_comparison_names_what_differs_and_fails_then() {
+    let equal = wire::Verification {
+        requested_at: at(100),
+        finished_at: at(103),
+        source_rows: 1_200_000,
+        destination_rows: 1_200_000,
+        ..Default::default()
+    };
+    let mut told = String::new();
+    let coordinator = coordinator(busy());
+    let mut verify = async |found: Vec<wire::Verification>, more: &[&str]| {
+        coordinator.script().verifications = found;
+        let line = [&["pipe", "verify", "shop"], more].concat();
+        told.push_str(&format!("$ {}\n{}\n\n", line.join(" "), run(&coordinator, &line).await));
+    };
+    let busy = wire::Verification { unsettled: 3, ..equal.clone() };
+    verify(vec![equal.clone(), busy, equal.clone()], &[]).await;
+    let row = |kind: wire::RowDifferenceKind, key: &str, columns: &[&str]| wire::RowDifference {
+        kind: kind.into(),
+        key: key.to_owned(),
+        columns: columns.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let samples = vec![
+        row(wire::RowDifferenceKind::Altered, "(7, \"a\")", &["note", "total"]),
+        row(wire::RowDifferenceKind::Missing, "8", &[]),
+        row(wire::RowDifferenceKind::Extra, "9", &[]),
+    ];
+    let differs = wire::Verification { differences: 3, samples, ..equal.clone() };
+    let unfit = wire::Verification { problem: Some((&problem()).into()), ..equal.clone() };
+    verify(vec![differs, unfit, equal], &[]).await;
+    verify(Vec::new(), &["--no-wait"]).await;
+    coordinator.script().unfit = Some(("verify", "no table streams", "wait until one does"));
+    told.push_str(&run(&coordinator, &["pipe", "verify", "shop"]).await);
     insta::assert_snapshot!(told);
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use clickhouse::query::BytesCursor;
 use clickhouse::{Client, RowOwned, RowRead};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -156,6 +157,11 @@ impl Connection {
     pub(crate) async fn bytes(&self, sql: &str, format: &str, timeout: Duration) -> Result<Bytes, Failure> {
         let exchange = async { self.client.query_raw(sql).fetch_bytes(format)?.collect().await };
         within(timeout, exchange).await
+    }
+
+    /// Runs a statement and gives its answer in the format, piece by piece.
+    pub(crate) fn stream(&self, sql: &str, format: &str) -> Result<BytesCursor, Failure> {
+        self.client.query_raw(sql).fetch_bytes(format).map_err(Failure::from)
     }
 
     /// As [`Connection::bytes`], but gives up an answer that grows beyond a limit: `None`.

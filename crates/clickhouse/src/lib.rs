@@ -17,6 +17,7 @@ mod error;
 mod inspection;
 mod lookup;
 mod quoting;
+mod scan;
 mod swap;
 mod table;
 
@@ -27,4 +28,5 @@ pub use error::{Error, Failure};
 pub use inspection::ServerFacts;
 pub use lookup::CurrentRow;
 pub use quoting::{quote_identifier, quote_string};
+pub use scan::{Scan, ScannedRow};
 pub use table::{TableRef, TargetTable, create_database_statement, create_table_statement};

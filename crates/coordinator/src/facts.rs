@@ -14,7 +14,7 @@ pub(crate) fn pipe_facts(pipe: &PipeAggregate, memory: &Memory, sessions: &Sessi
     let record = pipe.pipe();
     let wanted = pipe.wanted().into_iter().map(|task| WantedTask {
         takes_slot: task.takes_slot(),
-        counts_against_source: matches!(task, Task::Copy { .. }),
+        counts_against_source: task.reads_tables(),
         due: memory.is_due(&task),
         prefers: memory.last_streamer.clone().filter(|_| task == Task::Stream),
         task,
@@ -25,7 +25,7 @@ pub(crate) fn pipe_facts(pipe: &PipeAggregate, memory: &Memory, sessions: &Sessi
         holder: holder(held, sessions),
         draining: held.draining,
         on_leave: on_leave(&held.task, record.spec.mode.follows()),
-        counts_against_source: matches!(held.task, Task::Copy { .. }),
+        counts_against_source: held.task.reads_tables(),
     });
     PipeFacts {
         pipe: record.id.clone(),
@@ -73,6 +73,7 @@ fn on_leave(task: &Task, follows: bool) -> OnLeave {
     match task {
         Task::Stream => OnLeave::Drain,
         Task::Snapshot { .. } if follows => OnLeave::HandBack,
+        Task::Verify { .. } => OnLeave::HandBack,
         _ => OnLeave::Finish,
     }
 }

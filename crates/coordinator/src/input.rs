@@ -53,6 +53,8 @@ pub(crate) enum Wish {
         settings: Option<SnapshotSettings>,
     },
     Retry(TableName),
+    /// Compares these tables with their sources, or all where none is named.
+    Verify(Vec<TableName>),
     Delete {
         drop_tables: bool,
     },

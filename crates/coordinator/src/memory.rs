@@ -18,7 +18,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 pub(crate) struct Memory {
     /// Tasks that failed and will be tried again.
     pub(crate) trouble: BTreeMap<Task, Trouble>,
-    /// Rows and bytes of copies under way.
+    /// Rows and bytes of copies, and rows of comparisons, under way.
     pub(crate) copies: BTreeMap<Epoch, (u64, u64)>,
     /// The stream's last report.
     pub(crate) stream: Option<(StreamProgress, Timestamp)>,

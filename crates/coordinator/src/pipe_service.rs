@@ -170,6 +170,11 @@ fn table_name(field: &str, text: &str) -> Result<TableName, Status> {
     parsed.map_err(|error| status::invalid(&ProtocolError::at(field, error.to_string())))
 }
 
+fn table_names(tables: &[String]) -> Result<Vec<TableName>, Status> {
+    let named = |(index, table): (usize, &String)| table_name(&format!("tables[{index}]"), table);
+    tables.iter().enumerate().map(named).collect()
+}
+
 fn errors(problems: &[Problem]) -> Vec<Problem> {
     problems.iter().filter(|problem| problem.severity == Severity::Error).cloned().collect()
 }
@@ -301,9 +306,7 @@ impl<C: Catalog> PipeService for Pipes<C> {
         request: Request<pb::ResyncRequest>,
     ) -> Result<Response<pb::ResyncResponse>, Status> {
         let request = request.into_inner();
-        let tables = request.tables.iter().enumerate();
-        let tables = tables.map(|(index, table)| table_name(&format!("tables[{index}]"), table));
-        let tables = tables.collect::<Result<_, _>>()?;
+        let tables = table_names(&request.tables)?;
         let pipe = self.command(request.name, Wish::Resync { tables, settings: request.settings }).await?;
         Ok(Response::new(pb::ResyncResponse { pipe }))
     }
@@ -316,6 +319,15 @@ impl<C: Catalog> PipeService for Pipes<C> {
         let table = table_name("table", &request.table)?;
         let pipe = self.command(request.name, Wish::Retry(table)).await?;
         Ok(Response::new(pb::RetryTableResponse { pipe }))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<pb::VerifyRequest>,
+    ) -> Result<Response<pb::VerifyResponse>, Status> {
+        let request = request.into_inner();
+        let pipe = self.command(request.name, Wish::Verify(table_names(&request.tables)?)).await?;
+        Ok(Response::new(pb::VerifyResponse { pipe }))
     }
 
     async fn list_events(

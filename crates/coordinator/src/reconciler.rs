@@ -213,6 +213,7 @@ impl<C: Catalog> Reconciler<C> {
             Wish::Pause => aggregate.pause(now()),
             Wish::Resume => aggregate.resume(now()),
             Wish::Retry(table) => aggregate.retry(&table, now()),
+            Wish::Verify(tables) => aggregate.verify(&tables, now()),
             Wish::Delete { drop_tables } => aggregate.delete(drop_tables, now()),
             Wish::Resync { tables, settings } => {
                 let spec = aggregate.pipe().spec.clone();
@@ -393,10 +394,16 @@ impl<C: Catalog> Reconciler<C> {
         };
         let id = id.clone();
         let task = pipe.aggregate.assignment(epoch).map(|held| held.task.clone());
-        let progress_only = matches!(report, Report::Progress(Progress::Copy { .. } | Progress::Stream(_)));
+        let progress_only = matches!(
+            report,
+            Report::Progress(Progress::Copy { .. } | Progress::Stream(_) | Progress::Verify { .. })
+        );
         match &report {
             Report::Progress(Progress::Copy { rows, bytes }) => {
                 pipe.memory.copies.insert(epoch, (*rows, *bytes));
+            }
+            Report::Progress(Progress::Verify { rows }) => {
+                pipe.memory.copies.insert(epoch, (*rows, 0));
             }
             Report::Progress(Progress::Stream(stream)) => {
                 let now = now();
@@ -537,7 +544,7 @@ impl<C: Catalog> Reconciler<C> {
                 if held.task.takes_slot() {
                     *tasks.entry(held.worker.clone()).or_default() += 1;
                 }
-                if matches!(held.task, Task::Copy { .. }) && !self.dirty.contains(id) {
+                if held.task.reads_tables() && !self.dirty.contains(id) {
                     *source_usage.entry(facts::source_of(&pipe.aggregate)).or_default() += 1;
                 }
             }

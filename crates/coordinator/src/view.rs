@@ -9,8 +9,10 @@ use millrace_api::time::{duration, timestamp};
 use millrace_lifecycle::pipe::next_in_words;
 use millrace_lifecycle::record::EventKind;
 use millrace_lifecycle::{
-    EventRecord, Health, PipeAggregate, PipeRecord, PipeState, PipeTable, TableState, Task, command,
+    AssignmentRecord, EventRecord, Health, PipeAggregate, PipeRecord, PipeState, PipeTable, TableRecord,
+    TableState, Task, command,
 };
+use millrace_model::work::{DifferenceKind, RowDifference};
 use millrace_model::{Problem, TableId, Timestamp, WorkerId};
 
 use crate::directory::PipeView;
@@ -40,7 +42,7 @@ pub(crate) fn pipe_view(pipe: &PipeAggregate, memory: &Memory) -> PipeView {
         }
         .into(),
         health_since: Some(timestamp(health_since)),
-        problem: problem.map(pb::Problem::from),
+        problem: problem.as_ref().map(pb::Problem::from),
         deleting: record.deleting,
         slot_name: record.slot.as_ref().map(|slot| slot.name.clone()).unwrap_or_default(),
         publication_name: if record.spec.mode.follows() { pipe.publication_name() } else { String::new() },
@@ -73,13 +75,13 @@ pub(crate) fn etag(record: &PipeRecord) -> String {
 }
 
 /// Whether the pipe gets on, since when, and what is in the way.
-fn health<'a>(pipe: &'a PipeAggregate, memory: &'a Memory) -> (Health, Timestamp, Option<&'a Problem>) {
+fn health(pipe: &PipeAggregate, memory: &Memory) -> (Health, Timestamp, Option<Problem>) {
     let record = pipe.pipe();
     if record.state == PipeState::Failed {
-        return (Health::Stalled, record.since, record.failure.as_ref());
+        return (Health::Stalled, record.since, record.failure.clone());
     }
     // A copy that fails leaves the others going, and what nobody needs is in nobody's way; any other task that fails holds the whole pipe up.
-    let holds_up = |task: &Task| !matches!(task, Task::Copy { .. } | Task::Clean);
+    let holds_up = |task: &Task| !matches!(task, Task::Copy { .. } | Task::Verify { .. } | Task::Clean);
     let worst = memory
         .trouble
         .iter()
@@ -88,14 +90,18 @@ fn health<'a>(pipe: &'a PipeAggregate, memory: &'a Memory) -> (Health, Timestamp
         let lasted = Timestamp::from_system(std::time::SystemTime::now()).millis_since(trouble.since);
         let stalled = holds_up(task) && u128::from(lasted) > STALLED_AFTER.as_millis();
         let health = if stalled { Health::Stalled } else { Health::Degraded };
-        return (health, trouble.since, Some(&trouble.problem));
+        return (health, trouble.since, Some(trouble.problem.clone()));
     }
     if let (Some(since), Some((_, problem))) = (memory.held_since, held(pipe, memory).first()) {
-        return (Health::Degraded, since, Some(problem));
+        return (Health::Degraded, since, Some(problem.clone()));
     }
     let set_aside = pipe.tables().find(|table| table.record.state == TableState::SetAside);
     if let Some(table) = set_aside {
-        return (Health::Degraded, table.record.since, table.record.problem.as_ref());
+        return (Health::Degraded, table.record.since, table.record.problem.clone());
+    }
+    // Found by the last comparison, and nothing has replaced the table since.
+    if let Some((since, problem)) = pipe.differing() {
+        return (Health::Degraded, since, Some(problem));
     }
     match memory.waiting {
         Some((_, since)) if pipe.assignments().next().is_none() => (Health::Degraded, since, None),
@@ -138,6 +144,11 @@ fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
             sum.1 += bytes;
         }
     }
+    let of_comparison = |held: &AssignmentRecord| match &held.task {
+        Task::Verify { table, .. } => Some((*table, memory.copies.get(&held.epoch)?.0)),
+        _ => None,
+    };
+    let compared: BTreeMap<TableId, u64> = pipe.assignments().filter_map(of_comparison).collect();
     let stream = memory.stream.as_ref().map(|(stream, _)| stream);
     let changes: BTreeMap<TableId, u64> =
         stream.iter().flat_map(|stream| stream.tables.iter().copied()).collect();
@@ -161,6 +172,7 @@ fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
             successor: None,
             values_altered: record.altered,
             held: held.get(&record.id).map(|problem| pb::Problem::from(*problem)),
+            verification: verification(record, compared.get(&record.id).copied()),
         }
     };
     let successors: BTreeMap<TableId, &PipeTable> =
@@ -185,6 +197,7 @@ fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
 fn assignment(held: &millrace_lifecycle::AssignmentRecord) -> pb::AssignmentStatus {
     let detail = match &held.task {
         Task::Copy { source, partition, .. } => format!("{source} partition {partition}"),
+        Task::Verify { source, .. } => source.to_string(),
         _ => String::new(),
     };
     pb::AssignmentStatus {
@@ -262,6 +275,41 @@ fn state(state: PipeState) -> pb::PipeState {
         PipeState::Completed => pb::PipeState::Completed,
         PipeState::Failed => pb::PipeState::Failed,
     }
+}
+
+/// The last comparison of a table, or the one under way, of which so many rows were read.
+fn verification(table: &TableRecord, rows_read: Option<u64>) -> Option<pb::Verification> {
+    let verification = table.verification.as_ref()?;
+    let requested_at = Some(timestamp(verification.requested));
+    let Some((finished, found)) = &verification.finished else {
+        return Some(pb::Verification {
+            requested_at,
+            rows_read: rows_read.unwrap_or(0),
+            ..pb::Verification::default()
+        });
+    };
+    let sample = |row: &RowDifference| pb::RowDifference {
+        kind: match row.kind {
+            DifferenceKind::Altered => pb::RowDifferenceKind::Altered,
+            DifferenceKind::Missing => pb::RowDifferenceKind::Missing,
+            DifferenceKind::Extra => pb::RowDifferenceKind::Extra,
+        }
+        .into(),
+        key: row.key.clone(),
+        columns: row.columns.clone(),
+    };
+    Some(pb::Verification {
+        requested_at,
+        finished_at: Some(timestamp(*finished)),
+        rows_read: found.source_rows + found.destination_rows,
+        source_rows: found.source_rows,
+        destination_rows: found.destination_rows,
+        differences: found.differences,
+        more: found.more,
+        samples: found.samples.iter().map(sample).collect(),
+        unsettled: found.unsettled,
+        problem: found.problem.as_ref().map(pb::Problem::from),
+    })
 }
 
 fn table_state(state: TableState) -> pb::TableState {

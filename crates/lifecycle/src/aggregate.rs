@@ -430,6 +430,7 @@ impl PipeAggregate {
             failures: 0,
             cut: false,
             rows_estimated: 0,
+            verification: None,
         };
         self.tables.push(PipeTable { record, partitions: Vec::new(), progress: TableProgress::default() });
         self.touched.tables.insert(id);
@@ -514,6 +515,7 @@ impl PipeAggregate {
         let anew = if table.replaces.is_some() { " (the copy that is to take its place)" } else { "" };
         let message = format!("{next}{anew}");
         self.event(EventKind::Table { table: name, to: next }, message, actor, now);
+        self.abandon_verification(id, next, now);
     }
 
     /// The copy of a table that keeps every row was interrupted: whatever is read again would be there twice, and a later snapshot holds what the stream brings

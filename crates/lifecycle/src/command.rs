@@ -15,6 +15,8 @@ pub enum Command {
     Resync,
     /// Copy a table anew that was set aside.
     Retry,
+    /// Compare tables with their sources.
+    Verify,
     /// Copy further tables and follow them.
     AddTables,
     /// Take tables out.
@@ -27,11 +29,12 @@ pub enum Command {
 
 impl Command {
     /// Every command.
-    pub const ALL: [Command; 8] = [
+    pub const ALL: [Command; 9] = [
         Self::Pause,
         Self::Resume,
         Self::Resync,
         Self::Retry,
+        Self::Verify,
         Self::AddTables,
         Self::RemoveTables,
         Self::ChangeSettings,
@@ -47,6 +50,7 @@ impl fmt::Display for Command {
             Self::Resume => "resume",
             Self::Resync => "resync",
             Self::Retry => "retry",
+            Self::Verify => "verify",
             Self::AddTables => "add tables",
             Self::RemoveTables => "remove tables",
             Self::ChangeSettings => "change settings",
@@ -108,6 +112,7 @@ pub fn check(command: Command, state: PipeState, deleting: bool) -> Result<(), R
     match (command, state) {
         (C::Delete | C::ChangeSettings, _)
         | (C::Pause, S::Snapshot | S::Running)
+        | (C::Verify, S::Running)
         | (C::Resume, S::Paused | S::Failed)
         | (C::Resync, S::Running | S::Paused | S::Completed | S::Failed)
         | (C::Retry, S::Snapshot | S::Running | S::Paused | S::Completed | S::Failed)

@@ -10,11 +10,11 @@ use crate::record::{Actor, EventKind, Purpose};
 use crate::table::{TableEvent, TableState};
 
 impl PipeAggregate {
-    fn check(&self, command: Command) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, command: Command) -> Result<(), Refusal> {
         check(command, self.pipe.state, self.pipe.deleting)
     }
 
-    fn requested(&mut self, command: impl Into<String>, now: Timestamp) {
+    pub(crate) fn requested(&mut self, command: impl Into<String>, now: Timestamp) {
         self.event(EventKind::Command, command.into(), Actor::User, now);
     }
 

@@ -17,6 +17,7 @@ pub mod record;
 pub mod report;
 pub mod round;
 pub mod table;
+pub mod verification;
 pub mod wanted;
 pub mod work;
 

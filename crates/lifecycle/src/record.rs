@@ -3,7 +3,7 @@
 use std::fmt;
 
 use millrace_model::spec::TableSpec;
-use millrace_model::work::DestinationFacts;
+use millrace_model::work::{DestinationFacts, Verified};
 use millrace_model::{
     Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, Timestamp,
     WorkerId,
@@ -194,6 +194,18 @@ pub struct TableRecord {
     pub cut: bool,
     /// Rows as the planner believed when it was cut.
     pub rows_estimated: u64,
+    /// The last time that it was compared with its source, or is to be.
+    #[serde(default)]
+    pub verification: Option<Verification>,
+}
+
+/// A comparison of a table with its source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// When somebody asked for it.
+    pub requested: Timestamp,
+    /// When it ended, and what it found; none while it is to be made.
+    pub finished: Option<(Timestamp, Verified)>,
 }
 
 impl TableRecord {
@@ -255,6 +267,13 @@ pub enum Task {
     },
     /// Carry changes.
     Stream,
+    /// Compare a table with its source.
+    Verify {
+        /// The table.
+        table: TableId,
+        /// Its source, for people.
+        source: TableName,
+    },
     /// Swap a round's tables in where no stream does it.
     Swap {
         /// The round.
@@ -278,6 +297,7 @@ impl Task {
             Task::Snapshot { .. } => "snapshot",
             Task::Copy { .. } => "copy",
             Task::Stream => "stream",
+            Task::Verify { .. } => "verify",
             Task::Swap { .. } => "swap",
             Task::Clean => "clean",
             Task::Release => "release",
@@ -288,7 +308,12 @@ impl Task {
     /// Whether it takes one of a worker's `max_tasks`. Short and idle tasks may never be kept from running by copies, which wait for the task that holds their
     /// snapshot; nor may a stream, whose tables they add to.
     pub fn takes_slot(&self) -> bool {
-        matches!(self, Task::Copy { .. })
+        matches!(self, Task::Copy { .. } | Task::Verify { .. })
+    }
+
+    /// Whether it opens connections that count against the source's limit.
+    pub fn reads_tables(&self) -> bool {
+        matches!(self, Task::Copy { .. } | Task::Verify { .. })
     }
 
     /// The round that it is for, where it is one's.
@@ -307,6 +332,7 @@ impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Task::Copy { source, partition, .. } => write!(f, "copy of {source} partition {partition}"),
+            Task::Verify { source, .. } => write!(f, "comparison of {source}"),
             other => f.write_str(other.kind()),
         }
     }

@@ -1,6 +1,6 @@
 //! What a worker's report does to a pipe.
 
-use millrace_model::work::{Outcome, Progress, Report};
+use millrace_model::work::{Outcome, Progress, Report, Verified};
 use millrace_model::{Epoch, Lsn, Problem, Recovery, TableDefinition, TableId, Timestamp, WorkerId};
 
 use crate::aggregate::{Order, PipeAggregate};
@@ -117,7 +117,9 @@ impl PipeAggregate {
                 self.open_snapshot(*number, consistent_point, &sizes, worker, now);
                 Some(())
             }
-            (Task::Copy { .. }, Progress::Copy { .. }) => Some(()),
+            (Task::Copy { .. }, Progress::Copy { .. }) | (Task::Verify { .. }, Progress::Verify { .. }) => {
+                Some(())
+            }
             (Task::Stream, Progress::Stream(stream)) => {
                 if stream.durable > self.pipe.durable {
                     self.pipe.durable = stream.durable;
@@ -158,6 +160,7 @@ impl PipeAggregate {
                 | (Task::SetUp { .. } | Task::Publish, Outcome::SetUp { .. })
                 | (Task::Copy { .. }, Outcome::Copied { .. })
                 | (Task::Stream, Outcome::Drained { .. })
+                | (Task::Verify { .. }, Outcome::Verified(_))
                 | (Task::Swap { .. }, Outcome::Swapped { .. })
                 | (Task::Clean, Outcome::Cleaned { .. })
                 | (Task::Release, Outcome::Released)
@@ -207,6 +210,9 @@ impl PipeAggregate {
             (Task::Publish, Outcome::SetUp { .. }) => {
                 self.pipe.publication_due = false;
                 self.touch_pipe();
+            }
+            (Task::Verify { table, .. }, Outcome::Verified(found)) => {
+                self.verified(*table, &found, actor.clone(), now);
             }
             (Task::Copy { table, partition, .. }, Outcome::Copied { rows, bytes }) => {
                 self.finish_partition(*table, *partition, Copied { rows, bytes });
@@ -317,6 +323,12 @@ impl PipeAggregate {
         if self.pipe.deleting || task == Task::Clean {
             return Aftermath::TryAgain(task, first);
         }
+        if let (Task::Verify { table, .. }, false) = (&task, first.recovery == Recovery::Retry) {
+            // That a table cannot be compared says nothing against its stream.
+            let found = Verified { problem: Some(first), ..Verified::default() };
+            self.verified(*table, &found, actor.clone(), now);
+            return Aftermath::Fine;
+        }
         let tables = self.failing_tables(&task, problems);
         if let Task::Copy { table, .. } = &task
             && COPY_IS_VOID.contains(&first.code.as_str())
@@ -360,7 +372,7 @@ impl PipeAggregate {
                 table.round == Some(*round) && !first
             }
             Task::Snapshot { round } | Task::Swap { round } => table.round == Some(*round),
-            Task::Publish | Task::Clean | Task::Release | Task::Teardown => false,
+            Task::Verify { .. } | Task::Publish | Task::Clean | Task::Release | Task::Teardown => false,
         };
         self.active()
             .filter(concerned)

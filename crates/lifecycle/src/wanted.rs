@@ -47,6 +47,9 @@ impl PipeAggregate {
             self.pipe.rounds.iter().for_each(|round| self.wanted_of_round(round, &mut tasks));
             tasks.extend(self.wanted_copies());
         }
+        if self.pipe.state == PipeState::Running {
+            tasks.extend(self.wanted_verifications());
+        }
         self.publish_one_by_one(&mut tasks);
         tasks.extend(self.wanted_cleaning());
         tasks

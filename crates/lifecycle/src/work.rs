@@ -120,6 +120,21 @@ impl PipeAggregate {
                     destination,
                 }
             }
+            Task::Verify { table, .. } => {
+                let record = &self.table(*table)?.record;
+                let same_target = |other: &&TableRecord| other.spec.target == record.spec.target;
+                Work::Verify {
+                    table: table_work(record)?,
+                    slot_name: self.pipe.slot.as_ref()?.name.clone(),
+                    shared_target: self
+                        .active()
+                        .filter(|other| other.replaces.is_none())
+                        .filter(same_target)
+                        .count()
+                        > 1,
+                    destination,
+                }
+            }
             Task::Swap { round } => Work::Swap { swaps: self.swaps(|of| of == *round) },
             Task::Clean => Work::Clean { tables: self.pipe.garbage.clone() },
             Task::Release => Work::Release { slot_name: self.slot_name() },

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use millrace_model::Timestamp;
 use millrace_model::spec::MetadataColumns;
 
-use crate::column::Column;
+use crate::column::{Column, Walk};
 use crate::decoder::Form;
 use crate::error::{Fault, RowError, ValueError};
 use crate::native::{Pieces, put_string, put_varuint, string_len, varuint_len};
@@ -131,6 +131,31 @@ impl BlockBuilder {
             Ok(()) => self.finish_row(0, false),
             Err(_) => self.abandon_row(),
         }
+        appended
+    }
+
+    /// Writes one tuple of `COPY ... (FORMAT binary)` as ClickHouse writes the row that it becomes, in `RowBinary`: the planned columns one after another, each ending in `values` where
+    /// `ends` says. The block at hand must be empty and stays so.
+    ///
+    /// # Errors
+    /// As [`BlockBuilder::append_copy_tuple`].
+    pub fn row_binary_of_copy_tuple(
+        &mut self,
+        tuple: &[u8],
+        values: &mut Vec<u8>,
+        ends: &mut Vec<usize>,
+    ) -> Result<(), RowError> {
+        values.clear();
+        ends.clear();
+        self.abandon_row();
+        let appended = self.append_fields(tuple);
+        if appended.is_ok() && self.rows == 0 {
+            for column in &self.columns {
+                Walk::new(&column.values).next(values);
+                ends.push(values.len());
+            }
+        }
+        self.abandon_row();
         appended
     }
 

@@ -8,7 +8,7 @@ use crate::decoder::{Decoder, Fit, Form};
 use crate::dictionary::{Dictionary, DictionaryMark};
 use crate::error::Fault;
 use crate::hstore::{pairs_of_binary, pairs_of_text};
-use crate::native::{Pieces, put_string};
+use crate::native::{Pieces, put_string, put_varuint};
 use crate::row_binary::{take, take_varint};
 use crate::vector::{self, Precision};
 use crate::{ChType, ColumnPlan};
@@ -380,6 +380,64 @@ impl Column {
         self.rows = 0;
         self.altered = 0;
         self.mark = Mark::default();
+    }
+}
+
+/// Goes through the rows of a column and writes each as ClickHouse does in `RowBinary`.
+pub(crate) struct Walk<'a> {
+    column: &'a Column,
+    row: usize,
+    /// Where the row's value begins among plain bytes.
+    at: usize,
+    /// Through the elements of arrays, or the keys and values of maps.
+    parts: Vec<Walk<'a>>,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(column: &'a Column) -> Self {
+        let parts = match &column.body {
+            Body::Plain { .. } | Body::Dictionary(_) => Vec::new(),
+            Body::Array { elements, .. } => vec![Walk::new(elements)],
+            Body::Map { keys, values, .. } => vec![Walk::new(keys), Walk::new(values)],
+        };
+        Self { column, row: 0, at: 0, parts }
+    }
+
+    /// Writes the next row; there must be one.
+    pub(crate) fn next(&mut self, out: &mut Vec<u8>) {
+        let row = self.row;
+        self.row += 1;
+        let is_null = self.column.nulls.as_ref().map(|nulls| nulls[row] == 1);
+        if let Some(is_null) = is_null {
+            out.push(u8::from(is_null));
+        }
+        match &self.column.body {
+            Body::Plain { decoder, bytes } => {
+                let mut rest = &bytes[self.at..];
+                let length = if decoder.writes_string() {
+                    let text = take_varint(&mut rest).unwrap_or(0);
+                    bytes.len() - self.at - rest.len() + text
+                } else {
+                    decoder.default_len()
+                };
+                if is_null != Some(true) {
+                    out.extend_from_slice(&bytes[self.at..self.at + length]);
+                }
+                self.at += length;
+            }
+            Body::Dictionary(dictionary) => dictionary.write_row_binary(row, out),
+            Body::Array { ends, .. } | Body::Map { ends, .. } => {
+                let end = |row: usize| {
+                    let bytes = ends.get(row * 8..).and_then(|rest| rest.first_chunk::<8>());
+                    bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes) as usize)
+                };
+                let count = end(row) - row.checked_sub(1).map_or(0, end);
+                put_varuint(out, count);
+                for _ in 0..count {
+                    self.parts.iter_mut().for_each(|part| part.next(out));
+                }
+            }
+        }
     }
 }
 

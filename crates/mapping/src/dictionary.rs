@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::native::{Pieces, put_string};
+use crate::row_binary::take_varint;
 
 /// The only version that ClickHouse knows ("shared dictionaries with additional keys").
 const VERSION: u64 = 1;
@@ -57,6 +58,24 @@ impl Dictionary {
             None => self.add(label),
         };
         self.rows.push(number);
+    }
+
+    /// Writes one row's label as ClickHouse does in `RowBinary`.
+    pub(crate) fn write_row_binary(&self, row: usize, out: &mut Vec<u8>) {
+        let number = self.rows[row];
+        if self.nullable {
+            out.push(u8::from(number == 0));
+            if number == 0 {
+                return;
+            }
+        }
+        let mut keys = &self.keys[..];
+        for _ in 0..number {
+            let length = take_varint(&mut keys).unwrap_or(0);
+            keys = &keys[length..];
+        }
+        let length = take_varint(&mut keys).unwrap_or(0);
+        put_string(out, &keys[..length]);
     }
 
     /// NULL where the column is nullable, else the empty label.

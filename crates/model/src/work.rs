@@ -86,10 +86,6 @@ impl Swap {
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one stands for each assignment, and most of those are copies, the large ones"
-)]
 pub enum Work {
     /// Check source and destination, describe the tables. Ends with [`Outcome::Provisioned`].
     Provision {
@@ -151,6 +147,17 @@ pub enum Work {
         /// As provisioned.
         destination: DestinationFacts,
     },
+    /// Compare a table that streams with its source. Ends with [`Outcome::Verified`].
+    Verify {
+        /// The table.
+        table: TableWork,
+        /// The pipe's slot, which tells what is in the destination.
+        slot_name: String,
+        /// Whether other sources feed the same destination table.
+        shared_target: bool,
+        /// As provisioned.
+        destination: DestinationFacts,
+    },
     /// Let tables that were copied anew take the place of those before, where no stream does it. Ends with [`Outcome::Swapped`].
     Swap {
         /// Which.
@@ -207,6 +214,7 @@ impl Work {
             Work::Snapshot { .. } => "snapshot",
             Work::Copy { .. } => "copy",
             Work::Stream { .. } => "stream",
+            Work::Verify { .. } => "verify",
             Work::Swap { .. } => "swap",
             Work::Clean { .. } => "clean",
             Work::Release { .. } => "release",
@@ -249,6 +257,11 @@ pub enum Progress {
     },
     /// The stream.
     Stream(StreamProgress),
+    /// A comparison.
+    Verify {
+        /// Rows read so far, of both sides together.
+        rows: u64,
+    },
 }
 
 /// How far a stream is.
@@ -317,6 +330,8 @@ pub enum Outcome {
         /// Up to here.
         durable: Lsn,
     },
+    /// [`Work::Verify`]
+    Verified(Verified),
     /// [`Work::Release`]
     Released,
     /// [`Work::Teardown`]
@@ -324,6 +339,48 @@ pub enum Outcome {
         /// What could not be freed, and why.
         left_behind: Vec<Problem>,
     },
+}
+
+/// What the comparison of a table with its source found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Verified {
+    /// Rows that were read at the source.
+    pub source_rows: u64,
+    /// Rows that were read at the destination, deleted ones not among them. It may be another number, as rows change meanwhile.
+    pub destination_rows: u64,
+    /// Rows that differ.
+    pub differences: u64,
+    /// Whether there may be more: what was found was enough.
+    pub more: bool,
+    /// Rows that changed each time they were looked at, so that nothing can be said of them.
+    pub unsettled: u64,
+    /// Some of the rows that differ, at most 1,000.
+    pub samples: Vec<RowDifference>,
+    /// Why the table could not be compared.
+    pub problem: Option<Problem>,
+}
+
+/// A row that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowDifference {
+    /// How.
+    pub kind: DifferenceKind,
+    /// The values of its sorting key, for people.
+    pub key: String,
+    /// The columns that differ, where it is altered.
+    pub columns: Vec<String>,
+}
+
+/// How a row differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DifferenceKind {
+    /// Both sides have it, with other values.
+    Altered,
+    /// The destination lacks it.
+    Missing,
+    /// The source does not have it, or not any more.
+    Extra,
 }
 
 /// What a worker says about one of its assignments.

@@ -1,7 +1,7 @@
 //! Reading rows by binary COPY, lent one by one (manual: "COPY", "Binary Format").
 
 use millrace_model::spec::PostgresSource;
-use millrace_model::{PageRange, SourceColumn, TableDefinition};
+use millrace_model::{Lsn, PageRange, SourceColumn, TableDefinition};
 
 use crate::error::{Error, Step};
 use crate::quoting::{quote_identifier, quote_literal, quote_table};
@@ -69,6 +69,28 @@ impl CopyReader {
         self.wire.simple_query(Step::Begin, begin).await?;
         let import = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(snapshot_name));
         self.wire.simple_query(Step::ImportSnapshot, &import).await.map(drop)
+    }
+
+    /// Opens a transaction with a snapshot of its own. Gives a position of the log that no change which the snapshot sees was committed after.
+    ///
+    /// # Errors
+    /// The connection breaks, or the server is a standby.
+    pub async fn begin_now(&mut self) -> Result<Lsn, Error> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        self.wire.simple_query(Step::Begin, begin).await?;
+        // The snapshot is taken before the statement asks for the position.
+        let rows = self.wire.simple_query(Step::Begin, "SELECT pg_current_wal_insert_lsn()").await?;
+        let position = rows.first().and_then(|row| row.first()).cloned().flatten();
+        let position = position.and_then(|text| text.parse::<Lsn>().ok());
+        position.ok_or_else(|| Error::Protocol("no position of the log".to_owned()))
+    }
+
+    /// Ends the transaction; the connection is ready for another one.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub async fn end(&mut self) -> Result<(), Error> {
+        self.wire.simple_query(Step::Begin, "COMMIT").await.map(drop)
     }
 
     /// Checks that ranges of the definition's pages still mean what they meant when the table was measured, and holds the table in place until the
@@ -177,6 +199,34 @@ pub fn copy_query(
     range: PageRange,
     as_text: &dyn Fn(&SourceColumn) -> bool,
 ) -> String {
+    let mut bounds = Vec::new();
+    if range.first > 0 {
+        bounds.push(format!("ctid >= '({},0)'::tid", range.first));
+    }
+    bounds.extend(range.end.map(|end| format!("ctid < '({end},0)'::tid")));
+    let condition =
+        if bounds.is_empty() { String::new() } else { format!(" WHERE {}", bounds.join(" AND ")) };
+    copy_statement(definition, &condition, as_text)
+}
+
+/// As [`copy_query`], of the rows in which an integer column has one of these values.
+pub fn copy_query_of_keys(
+    definition: &TableDefinition,
+    column: &str,
+    values: &[i64],
+    as_text: &dyn Fn(&SourceColumn) -> bool,
+) -> String {
+    let values: Vec<String> = values.iter().map(i64::to_string).collect();
+    let condition =
+        format!(" WHERE {} = ANY('{{{}}}'::bigint[])", quote_identifier(column), values.join(","));
+    copy_statement(definition, &condition, as_text)
+}
+
+fn copy_statement(
+    definition: &TableDefinition,
+    condition: &str,
+    as_text: &dyn Fn(&SourceColumn) -> bool,
+) -> String {
     let columns: Vec<String> = definition
         .columns
         .iter()
@@ -190,13 +240,6 @@ pub fn copy_query(
         })
         .collect();
     let only = if definition.is_partitioned() { "" } else { "ONLY " };
-    let mut bounds = Vec::new();
-    if range.first > 0 {
-        bounds.push(format!("ctid >= '({},0)'::tid", range.first));
-    }
-    bounds.extend(range.end.map(|end| format!("ctid < '({end},0)'::tid")));
-    let condition =
-        if bounds.is_empty() { String::new() } else { format!(" WHERE {}", bounds.join(" AND ")) };
     format!(
         "COPY (SELECT {} FROM {only}{}{condition}) TO STDOUT (FORMAT binary)",
         columns.join(", "),

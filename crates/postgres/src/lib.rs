@@ -28,7 +28,7 @@ pub mod wire;
 
 pub use backlog::{BacklogEvent, BacklogReader};
 pub use classification::{ERROR_CODES, classify};
-pub use copy::{CopyEvent, CopyReader, Place, copy_query};
+pub use copy::{CopyEvent, CopyReader, Place, copy_query, copy_query_of_keys};
 pub use error::{Error, ServerError, Step};
 pub use inspect::{Inspection, inspect, offered_tables};
 pub use lookup::KeyValue;

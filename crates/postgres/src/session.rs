@@ -200,6 +200,14 @@ impl Session {
         position(&column::<String>(&rows, what)?)
     }
 
+    /// Commits a transaction that changes nothing, so that the log, and with it a stream of an idle source, moves on.
+    ///
+    /// # Errors
+    /// The role may not, or the server is a standby.
+    pub async fn nudge(&self) -> Result<(), Error> {
+        self.run("to move the log on", "SELECT pg_logical_emit_message(true, 'millrace', '')").await
+    }
+
     /// What the server says of a slot; `None` where there is none of that name.
     ///
     /// # Errors

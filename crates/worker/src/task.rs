@@ -9,6 +9,7 @@ mod source;
 pub(crate) mod stream;
 mod swap;
 mod tables;
+mod verify;
 
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ pub(crate) async fn run(
         assignment.epoch = assignment.epoch.0,
         table.name = tracing::field::Empty,
     );
-    if let Work::Copy { table, .. } = &assignment.work {
+    if let Work::Copy { table, .. } | Work::Verify { table, .. } = &assignment.work {
         span.record("table.name", tracing::field::display(&table.definition.name));
     }
     millrace_telemetry::set_parent(&span, &assignment.trace);
@@ -124,6 +125,10 @@ async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, si
                 destination,
             };
             copy::run(copy, &shared, &reporter).await
+        }
+        Work::Verify { table, slot_name, shared_target, destination } => {
+            let verify = verify::Verify { epoch, pipe, spec, table, slot_name, shared_target, destination };
+            Box::pin(verify::run(verify, &shared, &reporter)).await
         }
         Work::Stream { .. } => {
             let stream = stream::Stream::new(epoch, pipe, spec, work)?;

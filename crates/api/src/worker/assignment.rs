@@ -103,6 +103,12 @@ fn write_work(work: &Work) -> WireWork {
             revision: *revision,
             swaps: swaps.iter().map(write_swap).collect(),
         }),
+        Work::Verify { table, slot_name, shared_target, destination } => WireWork::Verify(wire::VerifyWork {
+            table: Some(write_table(table)),
+            slot_name: slot_name.clone(),
+            shared_target: *shared_target,
+            destination_time64: destination.time64,
+        }),
         Work::Swap { swaps } => {
             WireWork::Swap(wire::SwapWork { swaps: swaps.iter().map(write_swap).collect() })
         }
@@ -177,6 +183,15 @@ fn read_work(work: WireWork) -> Result<Work, ProtocolError> {
                 (false, false, name) => SlotRequest::Existing { name },
             };
             Ok(Work::Snapshot { slot, tables: table::read_all("snapshot.tables", work.tables)? })
+        }
+        WireWork::Verify(work) => {
+            let table = work.table.ok_or_else(|| missing("verify.table"))?;
+            Ok(Work::Verify {
+                table: read_table(table).map_err(|error| error.within("verify.table"))?,
+                slot_name: not_empty("verify.slotName", work.slot_name)?,
+                shared_target: work.shared_target,
+                destination: DestinationFacts { time64: work.destination_time64 },
+            })
         }
         WireWork::Copy(work) => {
             let table = work.table.ok_or_else(|| missing("copy.table"))?;

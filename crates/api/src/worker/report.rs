@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use millrace_model::work::{DestinationFacts, Outcome, Progress, Report, StreamProgress, TableSize};
+use millrace_model::work::{
+    DestinationFacts, DifferenceKind, Outcome, Progress, Report, RowDifference, StreamProgress, TableSize,
+    Verified,
+};
 use millrace_model::{Epoch, Lsn, Problem, TableId};
 
 use crate::problem::{problems_in, problems_out, table};
@@ -60,6 +63,7 @@ fn write_progress(progress: &Progress) -> WireProgress {
         Progress::Copy { rows, bytes } => {
             WireProgress::Copy(wire::CopyProgress { rows: *rows, bytes: *bytes })
         }
+        Progress::Verify { rows } => WireProgress::Verify(wire::VerifyProgress { rows_read: *rows }),
         Progress::Stream(stream) => WireProgress::Stream(wire::StreamProgress {
             durable_lsn: stream.durable.0,
             source_lsn: stream.source.0,
@@ -112,11 +116,57 @@ fn write_outcome(outcome: &Outcome) -> WireOutcome {
         Outcome::Cleaned { tables } => WireOutcome::Clean(wire::CleanResult { tables: tables.clone() }),
         Outcome::Copied { rows, bytes } => WireOutcome::Copy(wire::CopyResult { rows: *rows, bytes: *bytes }),
         Outcome::Drained { durable } => WireOutcome::Stream(wire::StreamResult { durable_lsn: durable.0 }),
+        Outcome::Verified(found) => WireOutcome::Verify(write_verified(found)),
         Outcome::Released => WireOutcome::Release(wire::ReleaseResult {}),
         Outcome::TornDown { left_behind } => {
             WireOutcome::Teardown(wire::TeardownResult { left_behind: problems_out(left_behind) })
         }
     }
+}
+
+fn write_verified(found: &Verified) -> wire::VerifyResult {
+    let sample = |row: &RowDifference| pipe_wire::RowDifference {
+        kind: match row.kind {
+            DifferenceKind::Altered => pipe_wire::RowDifferenceKind::Altered,
+            DifferenceKind::Missing => pipe_wire::RowDifferenceKind::Missing,
+            DifferenceKind::Extra => pipe_wire::RowDifferenceKind::Extra,
+        }
+        .into(),
+        key: row.key.clone(),
+        columns: row.columns.clone(),
+    };
+    wire::VerifyResult {
+        source_rows: found.source_rows,
+        destination_rows: found.destination_rows,
+        differences: found.differences,
+        more: found.more,
+        samples: found.samples.iter().map(sample).collect(),
+        unsettled: found.unsettled,
+        problem: found.problem.as_ref().map(pipe_wire::Problem::from),
+    }
+}
+
+fn read_verified(found: wire::VerifyResult) -> Result<Verified, ProtocolError> {
+    let sample = |(index, row): (usize, pipe_wire::RowDifference)| {
+        let kind = match row.kind() {
+            pipe_wire::RowDifferenceKind::Altered => DifferenceKind::Altered,
+            pipe_wire::RowDifferenceKind::Missing => DifferenceKind::Missing,
+            pipe_wire::RowDifferenceKind::Extra => DifferenceKind::Extra,
+            pipe_wire::RowDifferenceKind::Unspecified => {
+                return Err(missing(&format!("samples[{index}].kind")));
+            }
+        };
+        Ok(RowDifference { kind, key: row.key, columns: row.columns })
+    };
+    Ok(Verified {
+        source_rows: found.source_rows,
+        destination_rows: found.destination_rows,
+        differences: found.differences,
+        more: found.more,
+        unsettled: found.unsettled,
+        samples: found.samples.into_iter().enumerate().map(sample).collect::<Result<_, _>>()?,
+        problem: problems_in("problem", found.problem.into_iter().collect())?.pop(),
+    })
 }
 
 fn message(epoch: u64, report: Report) -> Result<WorkerMessage, ProtocolError> {
@@ -126,6 +176,7 @@ fn message(epoch: u64, report: Report) -> Result<WorkerMessage, ProtocolError> {
 pub(super) fn read_progress(progress: wire::Progress) -> Result<WorkerMessage, ProtocolError> {
     let read = match progress.progress.ok_or_else(|| missing("progress"))? {
         WireProgress::Snapshot(ready) => read_snapshot(ready).map_err(|error| error.within("snapshot"))?,
+        WireProgress::Verify(verify) => Progress::Verify { rows: verify.rows_read },
         WireProgress::Copy(copy) => Progress::Copy { rows: copy.rows, bytes: copy.bytes },
         WireProgress::Stream(stream) => {
             Progress::Stream(read_stream(stream).map_err(|error| error.within("stream"))?)
@@ -190,6 +241,9 @@ pub(super) fn read_finished(finished: wire::Finished) -> Result<WorkerMessage, P
         WireOutcome::Clean(result) => Outcome::Cleaned { tables: result.tables },
         WireOutcome::Copy(result) => Outcome::Copied { rows: result.rows, bytes: result.bytes },
         WireOutcome::Stream(result) => Outcome::Drained { durable: Lsn(result.durable_lsn) },
+        WireOutcome::Verify(found) => {
+            Outcome::Verified(read_verified(found).map_err(|error| error.within("verify"))?)
+        }
         WireOutcome::Release(wire::ReleaseResult {}) => Outcome::Released,
         WireOutcome::Teardown(result) => {
             Outcome::TornDown { left_behind: problems_in("teardown.leftBehind", result.left_behind)? }

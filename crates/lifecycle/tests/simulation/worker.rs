@@ -6,7 +6,7 @@ use millrace_lifecycle::aggregate::Order;
 use millrace_model::spec::TableEngine;
 use millrace_model::work::{
     Assignment, DestinationFacts, Outcome, Progress, Report, SlotRequest, StreamProgress, StreamedTable,
-    Swap, TableSize, TableWork, Work,
+    Swap, TableSize, TableWork, Verified, Work,
 };
 use millrace_model::{Epoch, Lsn, Problem, TableDefinition, TableId, TableName, WorkerId};
 
@@ -334,6 +334,9 @@ impl World {
             Work::Copy { table, snapshot_name, range, .. } => {
                 let end = range.end.unwrap_or(u32::MAX);
                 self.copy(index, epoch, &table, &snapshot_name, range.first..end);
+            }
+            Work::Verify { .. } => {
+                self.end(index, epoch, Report::Finished(Outcome::Verified(Verified::default())));
             }
             Work::Stream { .. } => self.stream(index, epoch),
             Work::Swap { swaps } => {

@@ -10,7 +10,7 @@ use millrace_lifecycle::report::Aftermath;
 use millrace_lifecycle::{EventKind, PipeAggregate, PipeRecord, PipeState, Refusal, TableState, Task};
 use millrace_model::spec::{ReplicationMode, TableEngine, TableSpec};
 use millrace_model::work::{
-    Assignment, DestinationFacts, Outcome, Progress, Report, StreamProgress, TableSize, Work,
+    Assignment, DestinationFacts, Outcome, Progress, Report, StreamProgress, TableSize, Verified, Work,
 };
 use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableName, Timestamp, WorkerId};
 
@@ -257,6 +257,10 @@ impl Story {
                 self.report(task, Report::Progress(ready));
             }
             Work::Copy { .. } => self.finish(task, Outcome::Copied { rows: 1000, bytes: 10 }),
+            Work::Verify { .. } => {
+                let found = Verified { source_rows: 3000, destination_rows: 3000, ..Verified::default() };
+                self.finish(task, Outcome::Verified(found));
+            }
             Work::Stream { .. } => {
                 let draining = self.pipe.assignments().any(|held| &held.task == task && held.draining);
                 if draining {

@@ -14,3 +14,4 @@ mod pause;
 mod removal;
 mod restart;
 mod resync;
+mod verification;

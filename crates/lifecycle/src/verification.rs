@@ -1,0 +1,131 @@
+//! Comparing tables with their sources: asked for by a user, done by workers table by table, kept with the table.
+
+use millrace_model::work::Verified;
+use millrace_model::{Problem, TableId, TableName, Timestamp};
+
+use crate::aggregate::PipeAggregate;
+use crate::command::{Command, Refusal};
+use crate::record::{Actor, Task, Verification};
+use crate::table::TableState;
+
+impl PipeAggregate {
+    /// Has tables compared with their sources, all that stream where none is named. One that is catching up is compared once it streams; one whose comparison is under way is not begun
+    /// anew.
+    ///
+    /// # Errors
+    /// The state forbids it, a table that is named is not one of the pipe or does not stream, or none does.
+    pub fn verify(&mut self, sources: &[TableName], now: Timestamp) -> Result<(), Refusal> {
+        let command = Command::Verify;
+        self.check(command)?;
+        let unfit =
+            |reason: String, remedy: &str| Refusal::Unfit { command, reason, remedy: remedy.to_owned() };
+        if !self.pipe.spec.mode.copies() {
+            let reason = "replicationMode cdc_only leaves out what was there before it began".to_owned();
+            return Err(unfit(reason, "compare by queries of your own"));
+        }
+        let mut chosen = Vec::new();
+        for source in sources {
+            let Some(table) = self.original(source) else {
+                let reason = format!("{source} is not a table of the pipe");
+                return Err(unfit(reason, "`millrace pipe tables` lists them"));
+            };
+            if !will_stream(table.record.state) {
+                let reason = format!("{source} is {}", table.record.state);
+                return Err(unfit(reason, "only a table that streams can be compared; wait until it does"));
+            }
+            chosen.push(table.record.id);
+        }
+        if sources.is_empty() {
+            chosen = self.ids(|table| will_stream(table.state) && table.replaces.is_none());
+        }
+        if chosen.is_empty() {
+            return Err(unfit("no table streams".to_owned(), "wait until one does: `millrace pipe tables`"));
+        }
+        let mut begun = Vec::new();
+        for id in chosen {
+            let pending = self.pending_verification(id);
+            if let (false, Some(table)) = (pending, self.table_mut(id)) {
+                table.record.verification = Some(Verification { requested: now, finished: None });
+                begun.push(table.record.source().to_string());
+            }
+        }
+        if !begun.is_empty() {
+            self.requested(format!("comparison of {} requested", begun.join(", ")), now);
+        }
+        Ok(())
+    }
+
+    fn pending_verification(&self, id: TableId) -> bool {
+        let verification = self.table(id).and_then(|table| table.record.verification.as_ref());
+        verification.is_some_and(|verification| verification.finished.is_none())
+    }
+
+    pub(crate) fn wanted_verifications(&self) -> impl Iterator<Item = Task> {
+        self.active()
+            .filter(|table| table.state == TableState::Streaming && self.pending_verification(table.id))
+            .map(|table| Task::Verify { table: table.id, source: table.source().clone() })
+    }
+
+    /// Whether the last comparison of a table found differences; then what to say of them.
+    pub fn differing(&self) -> Option<(Timestamp, Problem)> {
+        self.active().find_map(|table| {
+            let (at, found) = table.verification.as_ref()?.finished.as_ref()?;
+            (found.differences > 0).then(|| (*at, differing(table.source(), found)))
+        })
+    }
+
+    /// Keeps what a comparison found.
+    pub(crate) fn verified(&mut self, id: TableId, found: &Verified, actor: Actor, now: Timestamp) {
+        if !self.pending_verification(id) {
+            return;
+        }
+        let Some(table) = self.table_mut(id) else { return };
+        let source = table.record.source().clone();
+        if let Some(verification) = &mut table.record.verification {
+            verification.finished = Some((now, found.clone()));
+        }
+        match &found.problem {
+            Some(problem) => self.note_problem(problem.clone(), actor, now),
+            None if found.differences > 0 => self.note_problem(differing(&source, found), actor, now),
+            None => {
+                let unsettled = match found.unsettled {
+                    0 => String::new(),
+                    rows => format!("; {rows} rows changed each time they were looked at"),
+                };
+                self.note(
+                    format!("{source} holds the {} rows of its source{unsettled}", found.source_rows),
+                    actor,
+                    now,
+                );
+            }
+        }
+    }
+
+    /// A table that does not stream any more cannot be compared.
+    pub(crate) fn abandon_verification(&mut self, id: TableId, state: TableState, now: Timestamp) {
+        if will_stream(state) || !self.pending_verification(id) {
+            return;
+        }
+        let message = format!("the comparison was given up, as the table is {state} now");
+        let mut problem = Problem::operator("VERIFY_ABANDONED", message, "ask for it again once it streams");
+        if let Some(table) = self.table(id) {
+            problem = problem.of_table(table.record.source());
+        }
+        let found = Verified { problem: Some(problem), ..Verified::default() };
+        self.verified(id, &found, Actor::Coordinator, now);
+    }
+}
+
+fn will_stream(state: TableState) -> bool {
+    matches!(state, TableState::Streaming | TableState::CatchingUp)
+}
+
+fn differing(source: &TableName, found: &Verified) -> Problem {
+    let at_least = if found.more { "at least " } else { "" };
+    let message =
+        format!("{source}: {at_least}{} rows differ between source and destination", found.differences);
+    let remedy = format!(
+        "see `millrace pipe tables -o json` for their keys; `millrace pipe resync --table {source}` copies the table anew"
+    );
+    Problem::operator("ROWS_DIFFER", message, remedy).of_table(source)
+}

@@ -1,0 +1,99 @@
+//! Comparing tables with their sources.
+
+use millrace_lifecycle::{PipeState, Refusal, Task};
+use millrace_model::Problem;
+use millrace_model::spec::ReplicationMode;
+use millrace_model::work::{Outcome, Report, Verified};
+
+use crate::harness::{Story, name};
+
+fn compared(story: &Story, at: usize) -> Option<Verified> {
+    let tables: Vec<_> = story.pipe.tables().collect();
+    let finished = tables[at].record.verification.as_ref()?.finished.clone();
+    finished.map(|(_, found)| found)
+}
+
+#[test]
+fn each_table_is_compared_once_and_the_result_is_kept() {
+    let mut story = Story::running(&["orders", "items"]);
+    story.command(|pipe, now| pipe.verify(&[], now));
+    let tasks: Vec<String> = story.pipe.wanted().iter().map(ToString::to_string).collect();
+    assert_eq!(tasks, ["stream", "comparison of public.orders", "comparison of public.items"]);
+    // Asked for again while it is under way, it is the same one.
+    story.command(|pipe, now| pipe.verify(&[name("orders")], now));
+    assert_eq!(story.pipe.wanted().len(), 3);
+    story.settle();
+    assert_eq!(story.pipe.wanted(), [Task::Stream]);
+    assert_eq!(compared(&story, 0).unwrap().source_rows, 3000);
+    assert!(story.pipe.differing().is_none());
+}
+
+#[test]
+fn differences_stay_known_until_the_table_is_compared_or_copied_anew() {
+    let mut story = Story::running(&["orders"]);
+    story.command(|pipe, now| pipe.verify(&[], now));
+    let task = story.until_held(|task| matches!(task, Task::Verify { .. }));
+    story.finish(&task, Outcome::Verified(Verified { differences: 3, ..Verified::default() }));
+    let (_, problem) = story.pipe.differing().unwrap();
+    assert_eq!(problem.code, "ROWS_DIFFER");
+    assert_eq!(story.state(), PipeState::Running, "the stream goes on");
+    story.command(|pipe, now| pipe.verify(&[], now));
+    story.settle();
+    assert!(story.pipe.differing().is_none());
+}
+
+#[test]
+fn a_comparison_that_fails_is_tried_again_or_given_up_and_never_stops_the_pipe() {
+    let mut story = Story::running(&["orders"]);
+    story.command(|pipe, now| pipe.verify(&[], now));
+    let task = story.until_held(|task| matches!(task, Task::Verify { .. }));
+    story.report(&task, Report::Failed(vec![Problem::transient("SOURCE_CONNECTION_LOST", "gone", "wait")]));
+    assert!(story.pipe.wanted().contains(&task));
+    let task = story.until_held(|task| matches!(task, Task::Verify { .. }));
+    story.report(
+        &task,
+        Report::Failed(vec![Problem::operator("COLUMN_MISSING", "no such column", "mend it")]),
+    );
+    assert_eq!(story.state(), PipeState::Running);
+    assert_eq!(compared(&story, 0).unwrap().problem.unwrap().code, "COLUMN_MISSING");
+    assert!(!story.pipe.wanted().contains(&task));
+}
+
+#[test]
+fn a_table_that_leaves_the_stream_is_not_waited_for() {
+    let mut story = Story::running(&["orders", "items"]);
+    story.command(|pipe, now| pipe.verify(&[name("orders")], now));
+    let id = story.pipe.tables().next().unwrap().record.id;
+    story.report(&Task::Stream, Report::TableSetAside(id, Problem::operator("X", "broken", "mend it")));
+    assert_eq!(compared(&story, 0).unwrap().problem.unwrap().code, "VERIFY_ABANDONED");
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused_with_the_reason() {
+    let mut story = Story::running(&["orders"]);
+    let now = story.now();
+    let refused = story.pipe.verify(&[name("nothing")], now).unwrap_err();
+    assert!(refused.to_string().contains("not a table of the pipe"), "{refused}");
+    story.command(|pipe, now| pipe.pause(now));
+    let refused = story.pipe.verify(&[], now).unwrap_err();
+    assert!(matches!(refused, Refusal::State { .. }), "{refused}");
+    let mut story = Story::new(ReplicationMode::CdcOnly, &["orders"]);
+    story.settle();
+    let refused = story.pipe.verify(&[], now).unwrap_err();
+    assert!(refused.to_string().contains("cdc_only"), "{refused}");
+}
+
+#[test]
+fn a_pause_takes_the_comparison_back_and_resuming_begins_it_again() {
+    let mut story = Story::running(&["orders"]);
+    story.command(|pipe, now| pipe.verify(&[], now));
+    let task = story.until_held(|task| matches!(task, Task::Verify { .. }));
+    story.command(|pipe, now| pipe.pause(now));
+    assert!(!story.pipe.wanted().contains(&task));
+    story.settle();
+    assert_eq!(story.state(), PipeState::Paused);
+    story.command(|pipe, now| pipe.resume(now));
+    assert!(story.pipe.wanted().contains(&task));
+    story.settle();
+    assert!(compared(&story, 0).is_some());
+}
