@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod backlog;
+mod chaos;
 mod commands;
 mod coordinators;
 mod crash;

@@ -22,6 +22,7 @@ mod guard;
 mod launcher;
 mod packages;
 pub mod postgres;
+pub mod proxy;
 mod temporary;
 
 pub use clickhouse::{ClickHouse, ClickHouseOptions};

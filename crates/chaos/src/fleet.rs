@@ -1,0 +1,241 @@
+//! The servers and processes that are struck.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use millrace_devstack::proxy::Proxy;
+use millrace_devstack::{ClickHouse, ClickHouseOptions, Launcher, Postgres, PostgresOptions};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio_postgres::{Client, NoTls};
+
+use crate::schedule::{COORDINATORS, WORKERS};
+
+/// The one pipe.
+pub(crate) const PIPE: &str = "chaos";
+
+/// Everything that a run consists of.
+pub(crate) struct Fleet {
+    pub(crate) postgres: Postgres,
+    pub(crate) clickhouse: ClickHouse,
+    pub(crate) source_proxy: Proxy,
+    pub(crate) destination_proxy: Proxy,
+    pub(crate) coordinators: Vec<Process>,
+    pub(crate) workers: Vec<Process>,
+    addresses: Vec<String>,
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+/// One of our processes; it is killed with its handle.
+pub(crate) struct Process {
+    program: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    fn new(program: &Path, arguments: Vec<String>, log: PathBuf) -> Self {
+        Self { program: program.to_owned(), arguments, log, child: None }
+    }
+
+    /// Starts it, after what there was of it before is gone.
+    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
+        self.kill().await?;
+        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            .env("MILLRACE_LOG", "info,millrace_worker=debug,millrace_coordinator=debug")
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn();
+        self.child = Some(child.with_context(|| format!("cannot start {}", self.program.display()))?);
+        Ok(())
+    }
+
+    /// `kill -9`
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Asks it to leave, and waits until it has.
+    pub(crate) async fn leave(&mut self) -> anyhow::Result<()> {
+        self.signal("-TERM").await?;
+        if let Some(mut child) = self.child.take() {
+            child.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal; one that is gone gets none.
+    pub(crate) async fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        if let Some(id) = self.child.as_ref().and_then(Child::id) {
+            Command::new("kill").args([signal, &id.to_string()]).status().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Fleet {
+    /// Starts servers and processes; logs go into the folder.
+    pub(crate) async fn start(program: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let launcher = || Launcher::new(program, ["devstack"]);
+        let (postgres, clickhouse) = tokio::join!(
+            Postgres::start(launcher(), PostgresOptions::new(17, folder.join("postgres"))),
+            ClickHouse::start(launcher(), ClickHouseOptions::new(folder.join("clickhouse")))
+        );
+        let (postgres, clickhouse) = (postgres?, clickhouse?);
+        let source_proxy = Proxy::start(format!("{}:{}", postgres.host(), postgres.port()).parse()?).await?;
+        let server = clickhouse.url();
+        let destination_proxy = Proxy::start(server.trim_start_matches("http://").parse()?).await?;
+        let mut fleet = Self {
+            postgres,
+            clickhouse,
+            source_proxy,
+            destination_proxy,
+            coordinators: Vec::new(),
+            workers: Vec::new(),
+            addresses: Vec::new(),
+            program: program.to_owned(),
+            folder: folder.to_owned(),
+        };
+        fleet.client("postgres").await?.batch_execute("CREATE DATABASE catalog").await?;
+        let catalog = format!(
+            "postgresql://{}:{}@{}:{}/catalog",
+            fleet.postgres.user(),
+            fleet.postgres.password(),
+            fleet.postgres.host(),
+            fleet.postgres.port()
+        );
+        for number in 0..COORDINATORS {
+            let listen = free_address().await?;
+            let arguments = ["coordinator", "--listen", &listen, "--catalog", &catalog];
+            let arguments = arguments.map(str::to_owned).to_vec();
+            let mut process =
+                Process::new(program, arguments, folder.join(format!("coordinator-{number}.log")));
+            process.start().await?;
+            fleet.coordinators.push(process);
+            fleet.addresses.push(format!("http://{listen}"));
+        }
+        for number in 0..WORKERS {
+            let id = format!("worker-{number}");
+            let arguments = ["worker", "--id", &id, "--coordinator", &fleet.addresses.join(",")];
+            let arguments = arguments.map(str::to_owned).to_vec();
+            let mut process = Process::new(program, arguments, folder.join(format!("{id}.log")));
+            process.start().await?;
+            fleet.workers.push(process);
+        }
+        Ok(fleet)
+    }
+
+    /// A connection to the source, past the proxy.
+    pub(crate) async fn client(&self, database: &str) -> anyhow::Result<Client> {
+        connect(&self.postgres.connection_string(database)).await
+    }
+
+    /// For clients of the source, which find it again after a restart.
+    pub(crate) fn source(&self) -> String {
+        self.postgres.connection_string("postgres")
+    }
+
+    /// A client of the destination, past the proxy.
+    pub(crate) fn destination(&self) -> clickhouse::Client {
+        clickhouse::Client::default().with_url(self.clickhouse.url())
+    }
+
+    /// Writes the pipe's file; source and destination are reached through the proxies.
+    pub(crate) fn write_pipe(&self, tables: &str) -> anyhow::Result<PathBuf> {
+        let text = format!(
+            "name: {PIPE}\nsource:\n  postgres: {{host: 127.0.0.1, port: {}, database: postgres, username: {}, password: {}}}\n\
+             destination:\n  clickhouse: {{url: \"http://{}\", database: mirror}}\ntables:\n{tables}\
+             settings: {{snapshotNumRowsPerPartition: 2000, syncInterval: 200ms, maxHeldWal: 10GiB}}\n",
+            self.source_proxy.address().port(),
+            self.postgres.user(),
+            self.postgres.password(),
+            self.destination_proxy.address(),
+        );
+        let path = self.folder.join("pipe.yaml");
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// Runs a command of the product with the coordinators in turn, until one answers within the patience.
+    pub(crate) async fn command(&self, arguments: &[&str], patience: Duration) -> anyhow::Result<Value> {
+        let began = Instant::now();
+        loop {
+            let mut said = String::new();
+            for address in &self.addresses {
+                let mut command = Command::new(&self.program);
+                command.args(arguments).args(["-o", "json"]).env("MILLRACE_ADDRESS", address);
+                command.stdin(Stdio::null()).kill_on_drop(true);
+                match tokio::time::timeout(Duration::from_secs(15), command.output()).await {
+                    Ok(output) => {
+                        let output = output?;
+                        if output.status.success() {
+                            return Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null));
+                        }
+                        said = String::from_utf8_lossy(&output.stderr).into_owned();
+                        if let Ok(answer) = serde_json::from_slice::<Value>(&output.stdout)
+                            && !answer.is_null()
+                        {
+                            bail!("millrace {} found: {answer:#}\n{said}", arguments.join(" "));
+                        }
+                    }
+                    Err(_) => "no answer within 15 s".clone_into(&mut said),
+                }
+            }
+            if began.elapsed() > patience {
+                bail!("millrace {} failed for {} s: {said}", arguments.join(" "), patience.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// The pipe as it stands; null while nobody answers.
+    pub(crate) async fn pipe(&self) -> Value {
+        let shown = self.command(&["pipe", "get", PIPE], Duration::ZERO).await;
+        shown.map(|shown| shown["pipe"].clone()).unwrap_or(Value::Null)
+    }
+
+    /// What no log may hold.
+    pub(crate) fn panics(&self) -> anyhow::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for process in self.coordinators.iter().chain(&self.workers) {
+            let text = std::fs::read_to_string(&process.log).unwrap_or_default();
+            let panics = text.lines().filter(|line| line.contains("panicked"));
+            found.extend(panics.map(|line| format!("{}: {line}", process.log.display())));
+        }
+        Ok(found)
+    }
+
+    /// Ends everything in order.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        for process in self.workers.iter_mut().chain(&mut self.coordinators) {
+            process.kill().await?;
+        }
+        self.clickhouse.stop().await?;
+        self.postgres.stop().await?;
+        Ok(())
+    }
+}
+
+/// Connects to PostgreSQL; the connection ends with its client.
+pub(crate) async fn connect(settings: &str) -> anyhow::Result<Client> {
+    let (client, connection) = tokio_postgres::connect(settings, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+async fn free_address() -> anyhow::Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string())
+}
