@@ -194,3 +194,37 @@ async fn the_slot_never_passes_what_clickhouse_has_not_answered_for() {
     stack.caught_up("shop").await;
     assert_all_equal(&stack).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_a_user_drains_hands_its_stream_over_and_gets_nothing_more() {
+    let mut stack = running(5_000).await;
+    let churn = Churn::start(&stack, 5_000).await;
+    let streamer = async |stack: &Stack| {
+        let assignments = stack.get("shop").await["status"]["assignments"].clone();
+        let stream =
+            assignments.as_array().into_iter().flatten().find(|held| held["work"] == "stream").cloned();
+        stream.and_then(|held| held["workerId"].as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    let first = streamer(&stack).await;
+    let said = stack.ok(&["worker", "drain", &first]).await;
+    assert!(said.contains("holds nothing"), "{said}");
+    stack
+        .wait("the other one to stream", async || {
+            !["", first.as_str()].contains(&streamer(&stack).await.as_str())
+        })
+        .await;
+    // Also where it comes back meanwhile, or where nobody else is left.
+    let second = streamer(&stack).await;
+    let place = usize::from(second == "two");
+    stack.fleet.workers[place].kill().await;
+    stack
+        .wait("the pipe to say that nobody takes its stream", async || {
+            let shown = stack.get("shop").await;
+            shown["status"]["next"].as_str().unwrap_or_default().contains("busy or leaving")
+        })
+        .await;
+    stack.ok(&["worker", "drain", &first, "--undo"]).await;
+    stack.wait("it to stream again", async || streamer(&stack).await == first).await;
+    assert!(stack.fails(&["worker", "drain", "nobody"]).await.contains("worker list"));
+    ends_equal(stack, churn).await;
+}

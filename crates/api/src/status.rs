@@ -37,6 +37,8 @@ pub mod reason {
     pub const EDITED_MEANWHILE: &str = "EDITED_MEANWHILE";
     /// Source, destination or tables have problems.
     pub const CHECKS_FAILED: &str = "CHECKS_FAILED";
+    /// No worker of that id is known.
+    pub const WORKER_NOT_FOUND: &str = "WORKER_NOT_FOUND";
     /// No worker is connected that could look.
     pub const NO_WORKER: &str = "NO_WORKER";
     /// A worker did not answer in time.
@@ -134,6 +136,16 @@ pub fn checks_failed(problems: &[Problem]) -> Status {
         problems => format!("{} problems stand in the way", problems.len()),
     };
     Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+/// `NOT_FOUND`: no worker of that id is connected, or was until a moment ago.
+pub fn worker_not_found(id: &str) -> Status {
+    status(
+        Code::NotFound,
+        reason::WORKER_NOT_FOUND,
+        format!("no worker '{id}' is known"),
+        "list the workers that are: millrace worker list",
+    )
 }
 
 /// `UNAVAILABLE`: there is no worker to ask.

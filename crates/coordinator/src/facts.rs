@@ -54,14 +54,13 @@ pub(crate) fn worker_facts(
         max_tasks: worker.hello.max_tasks,
         tasks: tasks.get(id).copied().unwrap_or(0),
         lasting: streams.get(id).copied().unwrap_or(0),
-        draining: worker.draining,
+        draining: sessions.drains(id),
     });
     facts.collect()
 }
 
 fn holder(held: &AssignmentRecord, sessions: &Sessions) -> Holder {
-    let leaving = sessions.iter().any(|(id, worker)| id == &held.worker && worker.draining);
-    match (sessions.is_lost(&held.worker), leaving) {
+    match (sessions.is_lost(&held.worker), sessions.drains(&held.worker)) {
         (true, _) => Holder::Lost,
         (false, true) => Holder::Leaving,
         (false, false) => Holder::Present,

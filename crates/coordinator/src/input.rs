@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use millrace_api::ProtocolError;
 use millrace_api::offer::OfferedTable;
-use millrace_api::proto::pipe::v1::SnapshotSettings;
+use millrace_api::proto::pipe::v1::{self as pb, SnapshotSettings};
 use millrace_api::worker::{CoordinatorMessage, InspectionSubject, WorkerMessage};
 use millrace_lifecycle::Refusal;
 use millrace_model::work::{Hello, TraceContext};
-use millrace_model::{PipeSpec, Problem, TableName};
+use millrace_model::{PipeSpec, Problem, TableName, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::directory::PipeView;
@@ -29,6 +29,8 @@ pub(crate) enum Input {
     Edit { edit: Box<Edit>, trace: TraceContext, reply: oneshot::Sender<Result<Edited, Rejection>> },
     /// What would an edit lead to? Answered with that specification and the present one.
     Merge { edit: Box<Edit>, reply: oneshot::Sender<Result<(PipeSpec, PipeSpec), Rejection>> },
+    /// A user lets a worker have no more work, or have it again. Answered with the worker; `None` where it is not known.
+    DrainWorker { worker: WorkerId, undo: bool, reply: oneshot::Sender<Option<pb::Worker>> },
     /// A worker has introduced itself.
     Connected {
         hello: Hello,

@@ -71,6 +71,8 @@ pub(crate) struct Reconciler<C> {
     directory: Directory,
     pipes: BTreeMap<PipeId, Pipe>,
     names: BTreeMap<String, PipeId>,
+    /// The pipe of each standing assignment.
+    owners: BTreeMap<Epoch, PipeId>,
     sessions: Sessions,
     inspections: Inspections,
     last_epoch: Epoch,
@@ -102,6 +104,7 @@ impl<C: Catalog> Reconciler<C> {
             directory,
             pipes: BTreeMap::new(),
             names: BTreeMap::new(),
+            owners: BTreeMap::new(),
             sessions: Sessions::new(rhythm.lease),
             inspections: Inspections::default(),
             last_epoch: stored.last_epoch,
@@ -114,6 +117,8 @@ impl<C: Catalog> Reconciler<C> {
         for aggregate in stored.pipes {
             let id = aggregate.pipe().id.clone();
             reconciler.names.insert(aggregate.pipe().spec.name.as_str().to_owned(), id.clone());
+            let standing = aggregate.assignments().map(|held| (held.epoch, id.clone()));
+            reconciler.owners.extend(standing);
             reconciler.dirty.insert(id.clone());
             reconciler.pipes.insert(id, Pipe { aggregate, memory: Memory::default() });
         }
@@ -180,6 +185,18 @@ impl<C: Catalog> Reconciler<C> {
                 }
                 Err(rejection) => answer(reply, Err(rejection)),
             },
+            Input::DrainWorker { worker, undo, reply } => {
+                let known = self.sessions.drain(&worker, undo);
+                if known {
+                    tracing::info!(worker.id = %worker, undo, "a user drains the worker, or undoes that");
+                    self.touch_holders(&worker);
+                    self.wake_waiting();
+                }
+                let tasks = self.pipes.values().flat_map(|pipe| pipe.aggregate.assignments());
+                let tasks =
+                    u32::try_from(tasks.filter(|held| held.worker == worker).count()).unwrap_or(u32::MAX);
+                answer(reply, view::worker(&self.sessions, &worker, tasks));
+            }
             Input::Connected { hello, outbound, reply } => self.connect(hello, outbound, reply),
             Input::Message { session, message } => self.message(session, *message),
             Input::Disconnected { session } => {
@@ -365,13 +382,10 @@ impl<C: Catalog> Reconciler<C> {
         match message {
             WorkerMessage::Heartbeat { memory_used, draining } => {
                 worker.memory_used = memory_used;
-                if draining && !worker.draining {
+                if draining && !worker.leaving {
                     tracing::info!(worker.id = %worker_id, "worker is leaving");
-                    worker.draining = true;
-                    let holds =
-                        |pipe: &Pipe| pipe.aggregate.assignments().any(|held| held.worker == worker_id);
-                    let holding = self.pipes.iter().filter(|(_, pipe)| holds(pipe)).map(|(id, _)| id.clone());
-                    self.dirty.extend(holding);
+                    worker.leaving = true;
+                    self.touch_holders(&worker_id);
                 }
             }
             WorkerMessage::Report { epoch, report } => self.report(&worker_id, epoch, report),
@@ -386,13 +400,13 @@ impl<C: Catalog> Reconciler<C> {
     }
 
     fn report(&mut self, worker: &WorkerId, epoch: Epoch, report: Report) {
-        let holder = self.pipes.iter_mut().find(|(_, pipe)| pipe.aggregate.assignment(epoch).is_some());
-        let Some((id, pipe)) = holder else {
+        let owner = self.owners.get(&epoch).and_then(|id| self.pipes.get_mut(id));
+        let Some(pipe) = owner.filter(|pipe| pipe.aggregate.assignment(epoch).is_some()) else {
             tracing::debug!(worker.id = %worker, assignment.epoch = %epoch, "report of an assignment that does not stand");
             self.sessions.send(worker, CoordinatorMessage::Revoke(epoch));
             return;
         };
-        let id = id.clone();
+        let id = pipe.aggregate.pipe().id.clone();
         let task = pipe.aggregate.assignment(epoch).map(|held| held.task.clone());
         let progress_only = matches!(
             report,
@@ -484,6 +498,9 @@ impl<C: Catalog> Reconciler<C> {
         let mut batch: Vec<(PipeId, PipeChanges)> = Vec::new();
         for id in &touched {
             if let Some(changes) = self.pipes.get_mut(id).and_then(|pipe| pipe.aggregate.take_changes()) {
+                for epoch in &changes.withdrawn {
+                    self.owners.remove(epoch);
+                }
                 batch.push((id.clone(), changes));
             }
         }
@@ -583,6 +600,7 @@ impl<C: Catalog> Reconciler<C> {
             Action::Assign { pipe, task, worker, .. } => {
                 let entry = self.pipes.get_mut(&pipe)?;
                 self.last_epoch = self.last_epoch.next();
+                self.owners.insert(self.last_epoch, pipe.clone());
                 let trace = entry.memory.trace.clone();
                 if entry.aggregate.assign(self.last_epoch, task, worker, trace, now).is_none() {
                     tracing::debug!(pipe.id = %pipe, "planned a task that cannot be given out now");
@@ -613,6 +631,13 @@ impl<C: Catalog> Reconciler<C> {
     /// Something came free: pipes that wait are planned for again.
     fn wake_waiting(&mut self) {
         self.dirty.append(&mut self.waiting);
+    }
+
+    /// The pipes of which a worker holds work are planned for again.
+    fn touch_holders(&mut self, worker: &WorkerId) {
+        let holds = |pipe: &Pipe| pipe.aggregate.assignments().any(|held| &held.worker == worker);
+        let holding = self.pipes.iter().filter(|(_, pipe)| holds(pipe)).map(|(id, _)| id.clone());
+        self.dirty.extend(holding);
     }
 
     fn touch(&mut self, id: &PipeId) {

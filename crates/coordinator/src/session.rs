@@ -1,6 +1,6 @@
 //! The workers that are connected, or were until a moment ago.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millrace_api::worker::CoordinatorMessage;
@@ -16,7 +16,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 /// A worker as the reconciler knows it.
 pub(crate) struct Worker {
     pub(crate) hello: Hello,
-    pub(crate) draining: bool,
+    /// It says that it leaves.
+    pub(crate) leaving: bool,
     pub(crate) memory_used: u64,
     pub(crate) connected_at: Timestamp,
     pub(crate) heard_at: Timestamp,
@@ -43,6 +44,8 @@ pub(crate) struct Sessions {
     started: Instant,
     last: u64,
     workers: BTreeMap<WorkerId, Worker>,
+    /// Those that a user lets have no more work.
+    drained: BTreeSet<WorkerId>,
     by_session: BTreeMap<SessionId, WorkerId>,
 }
 
@@ -54,6 +57,7 @@ impl Sessions {
             started: Instant::now(),
             last: 0,
             workers: BTreeMap::new(),
+            drained: BTreeSet::new(),
             by_session: BTreeMap::new(),
         }
     }
@@ -62,8 +66,27 @@ impl Sessions {
         self.workers.iter()
     }
 
+    pub(crate) fn get(&self, id: &WorkerId) -> Option<&Worker> {
+        self.workers.get(id)
+    }
+
     pub(crate) fn worker_of(&self, session: SessionId) -> Option<&WorkerId> {
         self.by_session.get(&session)
+    }
+
+    /// Whether a worker gets no more work and hands over what it holds.
+    pub(crate) fn drains(&self, id: &WorkerId) -> bool {
+        self.drained.contains(id) || self.workers.get(id).is_some_and(|worker| worker.leaving)
+    }
+
+    /// Lets a worker have no more work, or have it again; false where no such worker is known.
+    pub(crate) fn drain(&mut self, id: &WorkerId, undo: bool) -> bool {
+        if undo {
+            self.drained.remove(id);
+        } else if self.workers.contains_key(id) {
+            self.drained.insert(id.clone());
+        }
+        self.workers.contains_key(id)
     }
 
     /// Whether another process under the same id is connected and alive.
@@ -84,7 +107,7 @@ impl Sessions {
         let id = hello.worker.clone();
         let worker = Worker {
             hello,
-            draining: false,
+            leaving: false,
             memory_used: 0,
             connected_at: now,
             heard_at: now,
@@ -155,6 +178,6 @@ impl Sessions {
 
     /// The connected worker with the fewest tasks, for a question that anybody can answer.
     pub(crate) fn any_connected(&self) -> Option<&WorkerId> {
-        self.workers.iter().find(|(_, worker)| worker.connected() && !worker.draining).map(|(id, _)| id)
+        self.workers.iter().find(|(id, worker)| worker.connected() && !self.drains(id)).map(|(id, _)| id)
     }
 }

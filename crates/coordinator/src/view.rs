@@ -241,25 +241,29 @@ pub(crate) fn event(event: &EventRecord) -> pb::Event {
 
 /// The fleet as it stands.
 pub(crate) fn workers(sessions: &Sessions, tasks: &BTreeMap<&WorkerId, u32>) -> Vec<pb::Worker> {
-    sessions
-        .iter()
-        .map(|(id, worker)| pb::Worker {
-            id: id.to_string(),
-            state: match (worker.connected(), worker.draining) {
-                (false, _) => pb::WorkerState::Lost,
-                (true, true) => pb::WorkerState::Draining,
-                (true, false) => pb::WorkerState::Connected,
-            }
-            .into(),
-            version: worker.hello.version.clone(),
-            connected_at: Some(timestamp(worker.connected_at)),
-            heard_at: Some(timestamp(worker.heard_at)),
-            max_tasks: worker.hello.max_tasks,
-            tasks: tasks.get(id).copied().unwrap_or(0),
-            memory_budget_bytes: worker.hello.memory_budget,
-            memory_used_bytes: worker.memory_used,
-        })
-        .collect()
+    let counted = sessions.iter().map(|(id, _)| (id, tasks.get(id).copied().unwrap_or(0)));
+    counted.filter_map(|(id, tasks)| worker(sessions, id, tasks)).collect()
+}
+
+/// One worker, with so many tasks in hand; `None` where it is not known.
+pub(crate) fn worker(sessions: &Sessions, id: &WorkerId, tasks: u32) -> Option<pb::Worker> {
+    let worker = sessions.get(id)?;
+    Some(pb::Worker {
+        id: id.to_string(),
+        state: match (worker.connected(), sessions.drains(id)) {
+            (false, _) => pb::WorkerState::Lost,
+            (true, true) => pb::WorkerState::Draining,
+            (true, false) => pb::WorkerState::Connected,
+        }
+        .into(),
+        version: worker.hello.version.clone(),
+        connected_at: Some(timestamp(worker.connected_at)),
+        heard_at: Some(timestamp(worker.heard_at)),
+        max_tasks: worker.hello.max_tasks,
+        tasks,
+        memory_budget_bytes: worker.hello.memory_budget,
+        memory_used_bytes: worker.memory_used,
+    })
 }
 
 fn state(state: PipeState) -> pb::PipeState {
