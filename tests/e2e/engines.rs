@@ -1,6 +1,6 @@
 //! Destination tables of every engine, partitioned ones, and tables without a key.
 
-use crate::stack::Stack;
+use crate::stack::{Stack, signal};
 
 async fn number(stack: &Stack, sql: &str) -> u64 {
     stack.destination().query(sql).fetch_one().await.unwrap()
@@ -87,6 +87,67 @@ async fn an_insert_that_outlives_its_worker_is_not_made_again() {
     }
     stack.caught_up("append").await;
     assert_eq!(number(&stack, "SELECT count() FROM mirror.log").await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_stopped_with_rows_in_hand_does_not_write_what_its_successor_writes() {
+    let stack = Stack::start().await;
+    let source = stack.source().await;
+    source
+        .batch_execute("CREATE TABLE log (id bigserial PRIMARY KEY); INSERT INTO log DEFAULT VALUES")
+        .await
+        .unwrap();
+    let tables = "  - {source: public.log, target: log, tableEngine: MergeTree}";
+    // A batch a second, so that rows are in hand at almost any time.
+    stack.apply(&stack.write_pipe("append", tables, "settings: {syncInterval: 10s}")).await;
+    stack.wait_for("append", "Running").await;
+    stack.caught_up("append").await;
+    let streamer = async || {
+        let held = stack.get("append").await["status"]["assignments"][0].clone();
+        held["workerId"].as_str().unwrap_or_default().to_owned()
+    };
+    let first = streamer().await;
+    let place = usize::from(first == "two");
+    let writer = stack.source().await;
+    let before = number(&stack, "SELECT count() FROM mirror.log").await;
+    // Rows come all the time: some have just been written, others wait.
+    stack
+        .wait("rows to arrive", async || {
+            for _ in 0..20 {
+                writer.batch_execute("INSERT INTO log DEFAULT VALUES").await.unwrap();
+            }
+            number(&stack, "SELECT count() FROM mirror.log").await > before
+        })
+        .await;
+    for _ in 0..200 {
+        writer.batch_execute("INSERT INTO log DEFAULT VALUES").await.unwrap();
+    }
+    let process = stack.fleet.workers[place].id();
+    signal("-STOP", &process).await;
+    stack
+        .wait("the other one to stream", async || !["", first.as_str()].contains(&streamer().await.as_str()))
+        .await;
+    stack.caught_up("append").await;
+    signal("-CONT", &process).await;
+    // It has come back to its senses once the coordinator has heard of it, and whatever it held has been sent or given up.
+    stack
+        .wait("the stopped one to be there again", async || {
+            let workers = stack.json(&["worker", "list"]).await;
+            let connected = |worker: &serde_json::Value| {
+                worker["id"] == first.as_str() && worker["state"] == "WORKER_STATE_CONNECTED"
+            };
+            workers["workers"].as_array().is_some_and(|workers| workers.iter().any(connected))
+        })
+        .await;
+    source.batch_execute("INSERT INTO log DEFAULT VALUES").await.unwrap();
+    stack.caught_up("append").await;
+    let rows: i64 = source.query_one("SELECT count(*) FROM log", &[]).await.unwrap().get(0);
+    assert_eq!(number(&stack, "SELECT uniqExact(id) FROM mirror.log").await, rows.unsigned_abs());
+    assert_eq!(
+        number(&stack, "SELECT count() FROM mirror.log").await,
+        rows.unsigned_abs(),
+        "some rows are there twice"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -200,6 +200,34 @@ impl Session {
         position(&column::<String>(&rows, what)?)
     }
 
+    /// Asks for nothing, to see whether the session stands.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.run("to answer", "").await
+    }
+
+    /// Ends all other sessions whose `application_name` begins so, and waits until they are gone.
+    ///
+    /// # Errors
+    /// The role may not, or they do not go.
+    pub async fn end_sessions_named(&self, prefix: &str) -> Result<(), Error> {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()";
+        let began = Instant::now();
+        loop {
+            let ended = self.rows("to end sessions of ours", sql, &[&prefix]).await?;
+            if ended.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() > RELEASE_PATIENCE {
+                return Err(Error::Protocol(format!("{} sessions of ours do not end", ended.len())));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Commits a transaction that changes nothing, so that the log, and with it a stream of an idle source, moves on.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub(crate) async fn deliver(
     token: &str,
     patience: Duration,
 ) -> Result<(), Problem> {
-    let mut patience = Patience { longest: patience, ..Patience::new(source) };
+    let mut patience = Patience::of(source, patience);
     loop {
         match destination.insert(table, block, token).await {
             Ok(()) => return Ok(()),
@@ -46,6 +46,11 @@ impl<'a> Patience<'a> {
     /// For work on the destination of a source table.
     pub(crate) fn new(source: &'a TableName) -> Self {
         Self { source, began: Instant::now(), pause: FIRST_PAUSE, longest: PATIENCE }
+    }
+
+    /// As [`Patience::new`], for so long.
+    pub(crate) fn of(source: &'a TableName, longest: Duration) -> Self {
+        Self { longest, ..Self::new(source) }
     }
 
     /// Waits before the next try.

@@ -5,6 +5,7 @@
 //! arrived batches. Nothing else ever moves it.
 
 mod amend;
+mod claim;
 mod hold;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -15,7 +16,7 @@ use futures::future::OptionFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use millrace_apply::problem::{partitions_changed, source_schema_changed, truncate_shared};
 use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
-use millrace_clickhouse::Destination;
+use millrace_clickhouse::{Destination, TableRef};
 use millrace_mapping::evolution::{CurrentColumn, StreamColumn, earlier_form, evolve};
 use millrace_mapping::{ChType, EncodedBlock, streams_as_binary};
 use millrace_model::spec::{TableEngine, TruncatePolicy};
@@ -23,7 +24,8 @@ use millrace_model::work::{
     Assignment, DestinationFacts, Outcome, Progress, Report, StreamProgress, StreamedTable, Swap, Work,
 };
 use millrace_model::{
-    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition, TableId, Timestamp,
+    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition, TableId, TableName,
+    Timestamp,
 };
 use millrace_pgoutput::{Commit, Relation};
 use millrace_postgres::{
@@ -43,6 +45,7 @@ use crate::delivery::{Patience, deliver};
 use crate::desk::Reporter;
 use crate::spool::Spool;
 use amend::amendment;
+use claim::Claim;
 use hold::{HeldInsert, Refused, Struggle, Tried};
 
 /// Batches that may be on their way at a time.
@@ -142,6 +145,33 @@ impl Stream {
     }
 }
 
+/// Whether what is written twice is there twice.
+fn keeps_every_row(planned: &PlannedTable) -> bool {
+    planned.target.engine == TableEngine::MergeTree
+}
+
+/// As [`deliver`], with the claim asked before each try.
+async fn deliver_claimed(
+    destination: &Destination,
+    source: &TableName,
+    table: &TableRef,
+    block: &EncodedBlock,
+    token: &str,
+    claim: Option<&Claim>,
+) -> Result<(), Problem> {
+    let Some(claim) = claim else {
+        return deliver(destination, source, table, block, token, PATIENCE).await;
+    };
+    let mut patience = Patience::of(source, PATIENCE);
+    loop {
+        claim.stands().await?;
+        match destination.insert(table, block, token).await {
+            Ok(()) => return Ok(()),
+            Err(error) => patience.wait(&error).await?,
+        }
+    }
+}
+
 /// Carries changes until drained, cancelled, or stopped by a problem.
 pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, signals: Signals) -> Ending {
     let destination = tables::destination(&stream.spec)?;
@@ -154,8 +184,13 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     let swaps = stream.swaps.clone();
     let restart = source::claim_slot(&stream.spec, &stream.slot_name, stream.system_identifier).await?;
     let mut tables: Vec<StreamTable> = planned.iter().map(PlannedTable::stream_table).collect();
+    let claim = if planned.iter().any(keeps_every_row) {
+        Some(Arc::new(Claim::take(&stream.spec.source, &stream.pipe, stream.epoch).await?))
+    } else {
+        None
+    };
     for (table, planned) in tables.iter_mut().zip(&planned) {
-        if planned.target.engine == TableEngine::MergeTree {
+        if keeps_every_row(planned) {
             // No change that the slot still sends lies before its restart position.
             let target = &planned.target;
             // A dead predecessor's last one may still be at work, and shows its rows only at its end.
@@ -173,6 +208,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         reporter.must_say(Report::TableSwapped(swap.id)).await;
     }
     let mut pump = Pump {
+        claim,
         interval: Duration::ZERO,
         batch_rows: 1,
         goal: None,
@@ -260,6 +296,8 @@ struct Pump<'a> {
     applier: Applier,
     planned: Vec<PlannedTable>,
     destination: Destination,
+    /// Asked before anything is written into tables that keep every row.
+    claim: Option<Arc<Claim>>,
     /// The shortest time from one batch to the next.
     interval: Duration,
     batch_rows: usize,
@@ -1228,8 +1266,11 @@ impl Pump<'_> {
                     (self.destination.clone(), target.table.clone(), target.source.clone());
                 // The epoch is never used again, so no other content ever has this token.
                 let token = format!("{}-{}-{number}-{index}", self.stream.pipe, self.stream.epoch);
+                let claim = self.claim_on(index);
                 async move {
-                    let delivered = deliver(&destination, &source, &table, &block, &token, PATIENCE).await;
+                    let delivered =
+                        deliver_claimed(&destination, &source, &table, &block, &token, claim.as_deref())
+                            .await;
                     let insert = HeldInsert { block, token, reserved: None };
                     delivered.err().map(|problem| Refused { index, problem, insert })
                 }
@@ -1255,6 +1296,11 @@ impl Pump<'_> {
             .instrument(span),
         );
         self.batches.push_back(Sent { number, committed, newest_commit, arrived: false });
+    }
+
+    /// What an insert into the table has to ask first.
+    fn claim_on(&self, index: usize) -> Option<Arc<Claim>> {
+        self.claim.clone().filter(|_| keeps_every_row(&self.planned[index]))
     }
 
     async fn arrived(&mut self, arrived: Arrived) -> Result<(), Vec<Problem>> {

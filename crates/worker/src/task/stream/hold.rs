@@ -12,6 +12,7 @@ use millrace_model::{Lsn, Problem};
 use tokio::time::Instant;
 
 use super::Pump;
+use super::claim::CLAIM_LOST;
 use crate::budget::Reservation;
 
 /// The longest that a table may hold the slot back.
@@ -21,7 +22,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Trouble that concerns the destination as a whole: to hold one table would help nobody.
-const OF_ALL: [&str; 8] = [
+const OF_ALL: [&str; 9] = [
+    CLAIM_LOST,
     "DESTINATION_UNREACHABLE",
     "DESTINATION_UNAVAILABLE",
     "DESTINATION_TLS_FAILED",
@@ -93,10 +95,21 @@ impl Pump<'_> {
         let pause = struggle.pause;
         struggle.pause = (pause * 2).min(LONGEST_PAUSE);
         let (destination, table) = (self.destination.clone(), self.planned[index].target.table.clone());
+        let claim = self.claim_on(index);
         self.trying.spawn(async move {
             tokio::time::sleep(pause).await;
-            let result = destination.insert(&table, &insert.block, &insert.token).await;
-            Tried { index, insert, result: result.map_err(|error| classify(&error)) }
+            let claimed = match claim {
+                Some(claim) => claim.stands().await,
+                None => Ok(()),
+            };
+            let result = match claimed {
+                Ok(()) => {
+                    let inserted = destination.insert(&table, &insert.block, &insert.token).await;
+                    inserted.map_err(|error| classify(&error))
+                }
+                Err(problem) => Err(problem),
+            };
+            Tried { index, insert, result }
         });
     }
 
@@ -117,6 +130,8 @@ impl Pump<'_> {
                     "it is opened again by itself",
                 )]);
             }
+            // Another stream may be at it already.
+            Err(problem) if problem.code == CLAIM_LOST => return Err(vec![problem]),
             Err(problem) => struggle.problem = problem.of_table(name),
         }
         self.give_up_held().await;
