@@ -69,7 +69,7 @@ const BULK_BYTES: u64 = 32 << 20;
 const BULK_MESSAGES: u32 = 4_000_000;
 /// How long an insert of a batch is tried before its table is held: the others of the batch wait for it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Time between two batches for each table that waits, within the limits of the interval: each gets an insert of its own, which costs ClickHouse milliseconds however few rows it brings,
+/// Time between two batches for each table that waits, up to the sync interval: each gets an insert of its own, which costs ClickHouse milliseconds however few rows it brings,
 /// and a part that must be merged.
 const PACE: Duration = Duration::from_millis(40);
 /// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
@@ -535,16 +535,17 @@ impl Pump<'_> {
     }
 
     /// When what waits may go: at once where the stream was quiet; otherwise so much later than the batch before that inserts take at most a third of the time, and that a table gets
-    /// few of them where there are many. A stream that is behind does not get ahead by inserting little and often, so its batches wait for half the interval.
+    /// few of them where there are many. A stream that is behind does not get ahead by inserting little and often, so its batches wait for half the sync interval at least.
     fn due(&self) -> Instant {
         let now = Instant::now();
         if self.is_full() {
             return now;
         }
-        let half = self.interval * 5;
-        let behind = self.delay.is_some_and(|delay| delay > half);
+        let whole = self.interval * 10;
+        let behind = self.delay.is_some_and(|delay| delay > whole / 2);
+        let shortest = if behind { whole / 2 } else { self.interval };
         let tables = u32::try_from(self.applier.waiting_tables()).unwrap_or(u32::MAX);
-        let pause = if behind { half } else { PACE.saturating_mul(tables).clamp(self.interval, half) };
+        let pause = PACE.saturating_mul(tables).clamp(shortest, whole);
         self.last_batch.map_or(now, |last| last + pause.max(self.insert_took * 2))
     }
 
