@@ -5,7 +5,7 @@ use std::io::{BufReader, BufWriter, Write, stdout};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use millrace_catalog::{AnyCatalog, Location};
 
@@ -40,8 +40,17 @@ pub(crate) struct Where {
 impl Where {
     async fn open(&self) -> anyhow::Result<(AnyCatalog, Location)> {
         let location = Location::new(&self.catalog);
-        let catalog = location.open().await.with_context(|| format!("cannot open the catalog {location}"))?;
-        Ok((catalog, location))
+        Ok((location.open().await?, location))
+    }
+
+    /// As [`Where::open`]; a file that is not there is not made.
+    async fn open_existing(&self) -> anyhow::Result<(AnyCatalog, Location)> {
+        if let Location::File(path) = Location::new(&self.catalog)
+            && !path.exists()
+        {
+            bail!("there is no catalog {}; name the file, or the URL of a database", path.display());
+        }
+        self.open().await
     }
 }
 
@@ -53,7 +62,7 @@ pub(crate) async fn run(command: CatalogCommand) -> anyhow::Result<()> {
             println!("catalog {location} has the schema of this release");
         }
         CatalogCommand::Export { place, output } => {
-            let (catalog, location) = place.open().await?;
+            let (catalog, location) = place.open_existing().await?;
             let mut out: Box<dyn Write> = match &output {
                 Some(path) => Box::new(BufWriter::new(private(path)?)),
                 None => Box::new(stdout().lock()),

@@ -47,7 +47,7 @@ pub(crate) async fn flush(telemetry: millrace_telemetry::Guard) {
 
 /// Opens a catalog, or makes it.
 pub(crate) async fn open_catalog(location: &Location) -> anyhow::Result<AnyCatalog> {
-    location.open().await.with_context(|| format!("cannot open the catalog {location}"))
+    Ok(location.open().await?)
 }
 
 /// Cancelled by the first SIGTERM or Ctrl-C. A second one ends the process at once.
