@@ -24,6 +24,8 @@ pub const POSTGRES_PORT: u16 = 5432;
 pub const CLICKHOUSE_USER: &str = "default";
 /// Shortest and longest sync interval.
 pub const SYNC_INTERVAL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(3600));
+/// Least time between two comparisons.
+const VERIFY_EVERY: Duration = Duration::from_secs(60);
 /// Fewest rows that a partition may be asked to hold.
 pub const LEAST_ROWS_PER_PARTITION: u32 = 1000;
 /// Bytes that PostgreSQL keeps of a name (manual: "Identifiers and Key Words").
@@ -206,6 +208,7 @@ impl From<&PipeSettings> for wire::PipeSettings {
             out_of_range: wire::OutOfRange::from(settings.out_of_range).into(),
             enable_failover_slots: Some(settings.enable_failover_slots),
             max_held_wal_bytes: Some(settings.max_held_wal),
+            verify_every: settings.verify_every.map(time::duration),
         }
     }
 }
@@ -500,6 +503,11 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
             interval
         }
     };
+    let verify_every =
+        settings.verify_every.as_ref().and_then(time::read_duration).filter(|every| !every.is_zero());
+    checker.demand(verify_every.is_none_or(|every| every >= VERIFY_EVERY), "settings.verifyEvery", || {
+        "out of range; expected at least 1m, or nothing for never".to_owned()
+    });
     let mut at_least = |field: &str, value: Option<u32>, default: u32, least: u32| {
         let value = value.unwrap_or(default);
         checker.demand(value >= least, &format!("settings.{field}"), || {
@@ -580,6 +588,7 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
         out_of_range: out_of_range?,
         enable_failover_slots: settings.enable_failover_slots.unwrap_or(defaults.enable_failover_slots),
         max_held_wal: settings.max_held_wal_bytes.unwrap_or(defaults.max_held_wal),
+        verify_every,
     })
 }
 

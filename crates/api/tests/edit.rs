@@ -59,6 +59,7 @@ fn other() -> PipeSpec {
         truncate: TruncatePolicy::Ignore,
         out_of_range: OutOfRange::Stop,
         max_held_wal: 5,
+        verify_every: Some(Duration::from_secs(60)),
         ..PipeSettings::default()
     };
     spec
@@ -99,6 +100,7 @@ fn the_paths_together_reach_every_part() {
         "settings.truncate",
         "settings.out_of_range",
         "settings.max_held_wal_bytes",
+        "settings.verify_every",
         "settings.allow_nullable_columns",
         "settings.metadata_columns",
         "settings.delete_on_merge",

@@ -103,6 +103,7 @@ fn settings() -> impl Strategy<Value = PipeSettings> {
                     out_of_range: if nullable { OutOfRange::Null } else { OutOfRange::Clamp },
                     enable_failover_slots: failover,
                     max_held_wal: numbers.6,
+                    verify_every: failover.then(|| Duration::from_secs(60)),
                 }
             },
         )

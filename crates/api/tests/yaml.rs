@@ -101,6 +101,7 @@ fn every_setting_arrives() {
   outOfRange: null
   enableFailoverSlots: true
   maxHeldWal: 20GiB
+  verifyEvery: 24h
   metadataColumns: peerdb
 ",
         ),
@@ -133,6 +134,7 @@ fn every_setting_arrives() {
         out_of_range: OutOfRange::Null,
         enable_failover_slots: true,
         max_held_wal: 20 << 30,
+        verify_every: Some(Duration::from_secs(86_400)),
     };
     assert_eq!(spec.settings, expected);
     let lines = TableSpec {
@@ -282,6 +284,7 @@ fn every_error_names_its_path() {
         ("unknown schema policy", &[("syncInterval: 1s", "schemaChanges: guess")]),
         ("unknown truncate policy", &[("syncInterval: 1s", "truncate: maybe")]),
         ("unknown range policy", &[("syncInterval: 1s", "outOfRange: wrap")]),
+        ("comparisons too often", &[("syncInterval: 1s", "verifyEvery: 1s")]),
         ("size that is none", &[("syncInterval: 1s", "maxHeldWal: much")]),
         ("size without quotes and unit", &[("syncInterval: 1s", "maxHeldWal: 1000000")]),
         ("size with a strange unit", &[("syncInterval: 1s", "maxHeldWal: 1gb")]),

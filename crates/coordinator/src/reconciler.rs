@@ -481,6 +481,9 @@ impl<C: Catalog> Reconciler<C> {
                 if pipe.aggregate.assignments().any(|held| held.task == Task::Stream) {
                     pipe.aggregate.store_position();
                     self.stale_views.insert(id.clone());
+                    if pipe.aggregate.verify_by_schedule(now()) {
+                        self.dirty.insert(id.clone());
+                    }
                 }
             }
         }

@@ -101,6 +101,7 @@ impl Difference {
             (old.truncate != new.truncate, "truncate"),
             (old.out_of_range != new.out_of_range, "outOfRange"),
             (old.max_held_wal != new.max_held_wal, "maxHeldWal"),
+            (old.verify_every != new.verify_every, "verifyEvery"),
         ];
         self.settings.extend(live.iter().filter(|(differs, _)| *differs).map(|(_, what)| (*what).to_owned()));
     }

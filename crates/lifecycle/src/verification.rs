@@ -55,6 +55,30 @@ impl PipeAggregate {
         Ok(())
     }
 
+    /// Has the tables compared whose last comparison, or whose stream, began longer ago than the pipe's settings want. Nothing happens where they ask for none or the pipe does not run. Gives
+    /// whether there were any.
+    pub fn verify_by_schedule(&mut self, now: Timestamp) -> bool {
+        let Some(every) = self.pipe.spec.settings.verify_every else { return false };
+        if self.check(Command::Verify).is_err() || !self.pipe.spec.mode.copies() {
+            return false;
+        }
+        let due = |table: &crate::record::TableRecord| {
+            let last = table.verification.as_ref().map_or(table.since, |verification| verification.requested);
+            let pending =
+                table.verification.as_ref().is_some_and(|verification| verification.finished.is_none());
+            table.state == TableState::Streaming
+                && !pending
+                && u128::from(now.millis_since(last)) >= every.as_millis()
+        };
+        let due = self.ids(due);
+        for id in &due {
+            if let Some(table) = self.table_mut(*id) {
+                table.record.verification = Some(Verification { requested: now, finished: None });
+            }
+        }
+        !due.is_empty()
+    }
+
     fn pending_verification(&self, id: TableId) -> bool {
         let verification = self.table(id).and_then(|table| table.record.verification.as_ref());
         verification.is_some_and(|verification| verification.finished.is_none())

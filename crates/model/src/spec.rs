@@ -250,6 +250,9 @@ pub struct PipeSettings {
     /// What becomes of values that the destination cannot hold.
     #[serde(default)]
     pub out_of_range: OutOfRange,
+    /// Time between two comparisons of a table with its source; `None`: only when somebody asks.
+    #[serde(default)]
+    pub verify_every: Option<Duration>,
 }
 
 fn gibibyte() -> u64 {
@@ -279,6 +282,7 @@ impl Default for PipeSettings {
             schema_changes: SchemaChangePolicy::default(),
             truncate: TruncatePolicy::default(),
             out_of_range: OutOfRange::default(),
+            verify_every: None,
         }
     }
 }

@@ -154,6 +154,7 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
         "truncate",
         "outOfRange",
         "maxHeldWal",
+        "verifyEvery",
         "newTables",
         "metadataColumns",
     ];
@@ -184,6 +185,7 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
             .into(),
         enable_failover_slots: reader.boolean(&mut section, "enableFailoverSlots"),
         max_held_wal_bytes,
+        verify_every: reader.duration(&mut section, "verifyEvery").map(time::duration),
     })
 }
 

@@ -97,3 +97,21 @@ fn a_pause_takes_the_comparison_back_and_resuming_begins_it_again() {
     story.settle();
     assert!(compared(&story, 0).is_some());
 }
+
+#[test]
+fn tables_are_compared_by_schedule_where_that_is_set() {
+    let mut story = Story::running(&["orders", "items"]);
+    let now = story.now();
+    story.pipe.verify_by_schedule(now);
+    assert_eq!(story.pipe.wanted(), [Task::Stream], "nobody asked for it");
+    let mut spec = story.pipe.pipe().spec.clone();
+    spec.settings.verify_every = Some(std::time::Duration::from_secs(60));
+    story.command(|pipe, now| pipe.edit(spec, false, now).map(drop));
+    let now = story.now();
+    let later = |seconds: i64| millrace_model::Timestamp(now.0 + seconds * 1_000_000);
+    let (early, due) = (later(1), later(61));
+    story.pipe.verify_by_schedule(early);
+    assert_eq!(story.pipe.wanted(), [Task::Stream]);
+    story.pipe.verify_by_schedule(due);
+    assert_eq!(story.pipe.wanted().len(), 3);
+}
