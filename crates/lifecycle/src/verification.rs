@@ -146,8 +146,7 @@ fn will_stream(state: TableState) -> bool {
 
 fn differing(source: &TableName, found: &Verified) -> Problem {
     let at_least = if found.more { "at least " } else { "" };
-    let message =
-        format!("{source}: {at_least}{} rows differ between source and destination", found.differences);
+    let message = format!("{at_least}{} rows differ between source and destination", found.differences);
     let remedy = format!(
         "see `millrace pipe tables -o json` for their keys; `millrace pipe resync --table {source}` copies the table anew"
     );
