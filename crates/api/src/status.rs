@@ -15,6 +15,12 @@ use crate::violation::ProtocolError;
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "millrace";
 
+/// Characters of a message, and of each violation's, at most.
+const LONGEST: usize = 500;
+
+/// Violations that are told at most.
+const MOST: usize = 50;
+
 /// Key of the leader's address in the metadata of a `NOT_LEADER`.
 pub(crate) const LEADER: &str = "leader";
 
@@ -47,6 +53,12 @@ pub mod reason {
     pub const NO_LEADER: &str = "NO_LEADER";
     /// Another coordinator leads.
     pub const NOT_LEADER: &str = "NOT_LEADER";
+    /// What somebody said on the workers' stream is not what a worker says.
+    pub const WORKER_PROTOCOL: &str = "WORKER_PROTOCOL";
+    /// Another worker has that id.
+    pub const WORKER_ID_TAKEN: &str = "WORKER_ID_TAKEN";
+    /// Coordinator and worker are of releases that are too far apart.
+    pub const VERSION_MISMATCH: &str = "VERSION_MISMATCH";
     /// The coordinator is stopping.
     pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
     /// A fault in Millrace itself.
@@ -55,16 +67,28 @@ pub mod reason {
 
 /// A status with reason and remedy. The named constructors below are to be preferred where one fits.
 pub fn status(code: Code, reason: &str, message: impl Into<String>, remedy: &str) -> Status {
-    Status::with_error_details(code, message, details(reason, remedy))
+    Status::with_error_details(code, bounded(message), details(reason, remedy))
+}
+
+/// Messages repeat what they complain about, and a status travels in headers: one that is too long reaches nobody.
+fn bounded(message: impl Into<String>) -> String {
+    let mut message = message.into();
+    if let Some((end, _)) = message.char_indices().nth(LONGEST) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }
 
 /// `INVALID_ARGUMENT`: the request breaks rules; every violation with its field.
 pub fn invalid(error: &ProtocolError) -> Status {
     let mut details = details(reason::INVALID_REQUEST, "");
-    let field = |violation: &crate::Violation| FieldViolation::new(&violation.field, &violation.message);
-    details.set_bad_request(error.violations().iter().map(field).collect::<Vec<_>>());
+    let field = |violation: &crate::Violation| {
+        FieldViolation::new(bounded(&violation.field), bounded(&violation.message))
+    };
+    details.set_bad_request(error.violations().iter().take(MOST).map(field).collect::<Vec<_>>());
     let message = match error.violations() {
-        [violation] => violation.to_string(),
+        [violation] => bounded(violation.to_string()),
         violations => format!("{} fields of the request are wrong", violations.len()),
     };
     Status::with_error_details(Code::InvalidArgument, message, details)

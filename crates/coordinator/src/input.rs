@@ -9,7 +9,7 @@ use millrace_api::worker::{CoordinatorMessage, InspectionSubject, WorkerMessage}
 use millrace_lifecycle::Refusal;
 use millrace_model::work::{Hello, TraceContext};
 use millrace_model::{PipeSpec, Problem, TableName, WorkerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::directory::PipeView;
 use crate::session::SessionId;
@@ -38,7 +38,12 @@ pub(crate) enum Input {
         reply: oneshot::Sender<Result<SessionId, ConnectRefusal>>,
     },
     /// A worker says something.
-    Message { session: SessionId, message: Box<WorkerMessage> },
+    Message {
+        session: SessionId,
+        message: Box<WorkerMessage>,
+        /// What it takes of its session's share of memory, until it has been taken.
+        room: OwnedSemaphorePermit,
+    },
     /// A worker's stream has ended.
     Disconnected { session: SessionId },
     /// Somebody wants a source and destination looked at.

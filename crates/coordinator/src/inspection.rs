@@ -44,11 +44,19 @@ impl Inspections {
         Some((worker.clone(), CoordinatorMessage::Inspect(Box::new(inspection))))
     }
 
-    /// Passes an answer on.
-    pub(crate) fn answer(&mut self, request_id: u64, problems: Vec<Problem>, tables: Vec<OfferedTable>) {
-        if let Some(open) = self.open.remove(&request_id) {
-            let _ = open.reply.send(Ok(Inspected { problems, tables }));
+    /// Passes an answer on; false where that worker was not asked, or nobody waits any more.
+    pub(crate) fn answer(
+        &mut self,
+        worker: &WorkerId,
+        request_id: u64,
+        problems: Vec<Problem>,
+        tables: Vec<OfferedTable>,
+    ) -> bool {
+        if self.open.get(&request_id).is_none_or(|open| &open.worker != worker) {
+            return false;
         }
+        let open = self.open.remove(&request_id);
+        open.is_some_and(|open| open.reply.send(Ok(Inspected { problems, tables })).is_ok())
     }
 
     /// The worker is gone and will not answer.

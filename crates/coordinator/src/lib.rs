@@ -22,6 +22,8 @@ mod leadership;
 mod memory;
 mod pipe_service;
 mod reconciler;
+mod refused;
+mod release;
 mod server;
 mod session;
 mod view;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace_lifecycle::Task;
-use millrace_model::work::{StreamProgress, TraceContext};
+use millrace_model::work::{Progress, StreamProgress, TraceContext};
 use millrace_model::{Epoch, Problem, Timestamp, WorkerId};
 use tokio::time::Instant;
 
@@ -47,6 +47,37 @@ impl Trouble {
 }
 
 impl Memory {
+    /// Takes note of what an assignment's worker said of its progress, or that it said something else, after which its count ends. True where it is a number and no more:
+    /// most such reports decide nothing.
+    pub(crate) fn takes(
+        &mut self,
+        worker: &WorkerId,
+        epoch: Epoch,
+        progress: Option<Progress>,
+        now: Timestamp,
+    ) -> bool {
+        match progress {
+            Some(Progress::Copy { rows, bytes }) => {
+                self.copies.insert(epoch, (rows, bytes));
+                true
+            }
+            Some(Progress::Verify { rows }) => {
+                self.copies.insert(epoch, (rows, 0));
+                true
+            }
+            Some(Progress::Stream(stream)) => {
+                self.held_since = (!stream.held.is_empty()).then(|| self.held_since.unwrap_or(now));
+                self.stream = Some((stream, now));
+                self.last_streamer = Some(worker.clone());
+                true
+            }
+            Some(Progress::SnapshotReady { .. }) | None => {
+                self.copies.remove(&epoch);
+                false
+            }
+        }
+    }
+
     /// Takes note of a failure; true for the first in a row, which is worth telling.
     pub(crate) fn fails(&mut self, task: Task, problem: Problem, now: Timestamp) -> bool {
         let attempts = self.trouble.get(&task).map_or(0, |trouble| trouble.attempts) + 1;

@@ -14,8 +14,8 @@ use millrace_catalog::{Catalog, CatalogError};
 use millrace_lifecycle::aggregate::Order;
 use millrace_lifecycle::report::Aftermath;
 use millrace_lifecycle::{Actor, AssignmentRecord, PipeAggregate, PipeChanges, Task};
-use millrace_model::work::{Hello, Progress, Report, TraceContext};
-use millrace_model::{Epoch, PipeId, PipeSpec, Term, Timestamp, WorkerId};
+use millrace_model::work::{Hello, Report, TraceContext};
+use millrace_model::{Epoch, PipeId, PipeSpec, Problem, Term, Timestamp, WorkerId};
 use millrace_scheduler::plan::{Action, plan};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -27,6 +27,7 @@ use crate::input::{ConnectRefusal, Created, Edit, Edited, Input, Rejection, Wish
 use crate::inspection::Inspections;
 use crate::leadership::Hold;
 use crate::memory::Memory;
+use crate::refused::Refused;
 use crate::session::{SessionId, Sessions};
 use crate::view;
 
@@ -198,7 +199,7 @@ impl<C: Catalog> Reconciler<C> {
                 answer(reply, view::worker(&self.sessions, &worker, tasks));
             }
             Input::Connected { hello, outbound, reply } => self.connect(hello, outbound, reply),
-            Input::Message { session, message } => self.message(session, *message),
+            Input::Message { session, message, room: _room } => self.message(session, *message),
             Input::Disconnected { session } => {
                 if let Some(worker) = self.sessions.disconnect(session) {
                     tracing::info!(worker.id = %worker, "worker disconnected");
@@ -332,7 +333,6 @@ impl<C: Catalog> Reconciler<C> {
         reply: oneshot::Sender<Result<SessionId, ConnectRefusal>>,
     ) {
         if self.sessions.id_is_taken(&hello) {
-            tracing::warn!(worker.id = %hello.worker, "refused a second worker under an id that is connected");
             let _ = reply.send(Err(ConnectRefusal::IdTaken(hello.worker.to_string())));
             return;
         }
@@ -390,9 +390,12 @@ impl<C: Catalog> Reconciler<C> {
             }
             WorkerMessage::Report { epoch, report } => self.report(&worker_id, epoch, report),
             WorkerMessage::InspectReply { request_id, problems, tables } => {
-                self.inspections.answer(request_id, problems, tables);
+                if !self.inspections.answer(&worker_id, request_id, problems, tables) {
+                    Refused::Unasked.count();
+                }
             }
             WorkerMessage::Hello(_) => {
+                Refused::OutOfTurn.count();
                 tracing::warn!(worker.id = %worker_id, "worker introduced itself twice; its session is closed");
                 self.sessions.disconnect(session);
             }
@@ -401,49 +404,48 @@ impl<C: Catalog> Reconciler<C> {
 
     fn report(&mut self, worker: &WorkerId, epoch: Epoch, report: Report) {
         let owner = self.owners.get(&epoch).and_then(|id| self.pipes.get_mut(id));
-        let Some(pipe) = owner.filter(|pipe| pipe.aggregate.assignment(epoch).is_some()) else {
-            tracing::debug!(worker.id = %worker, assignment.epoch = %epoch, "report of an assignment that does not stand");
+        let standing =
+            owner.and_then(|pipe| pipe.aggregate.assignment(epoch).cloned().map(|held| (pipe, held)));
+        let Some((pipe, held)) = standing.filter(|(_, held)| &held.worker == worker) else {
+            let refused = if self.owners.contains_key(&epoch) { Refused::NotItsOwn } else { Refused::Stale };
+            refused.count();
+            tracing::debug!(worker.id = %worker, assignment.epoch = %epoch, reason = %refused, "report of an assignment that does not stand with this worker");
             self.sessions.send(worker, CoordinatorMessage::Revoke(epoch));
             return;
         };
         let id = pipe.aggregate.pipe().id.clone();
-        let task = pipe.aggregate.assignment(epoch).map(|held| held.task.clone());
-        let progress_only = matches!(
-            report,
-            Report::Progress(Progress::Copy { .. } | Progress::Stream(_) | Progress::Verify { .. })
-        );
-        match &report {
-            Report::Progress(Progress::Copy { rows, bytes }) => {
-                pipe.memory.copies.insert(epoch, (*rows, *bytes));
-            }
-            Report::Progress(Progress::Verify { rows }) => {
-                pipe.memory.copies.insert(epoch, (*rows, 0));
-            }
-            Report::Progress(Progress::Stream(stream)) => {
-                let now = now();
-                pipe.memory.held_since =
-                    (!stream.held.is_empty()).then(|| pipe.memory.held_since.unwrap_or(now));
-                pipe.memory.stream = Some((stream.clone(), now));
-                pipe.memory.last_streamer = Some(worker.clone());
-            }
-            _ => {
-                pipe.memory.copies.remove(&epoch);
-            }
-        }
+        let progress = match &report {
+            Report::Progress(progress) => Some(progress.clone()),
+            _ => None,
+        };
         let revision = pipe.aggregate.pipe().last_event;
         let followed = pipe.aggregate.followed_revision();
         let outcome = pipe.aggregate.report(worker, epoch, report, now());
         let pipe_decided =
             pipe.aggregate.pipe().last_event != revision || pipe.aggregate.followed_revision() != followed;
+        let mut decided_nothing = false;
+        if outcome.is_ok() {
+            decided_nothing = pipe.memory.takes(worker, epoch, progress, now()) && !pipe_decided;
+        }
         match outcome {
             Err(stale) => {
-                tracing::warn!(worker.id = %worker, pipe.id = %id, assignment.epoch = %epoch, "{stale}");
-                self.sessions.send(worker, CoordinatorMessage::Revoke(epoch));
+                Refused::Impossible.count();
+                tracing::warn!(worker.id = %worker, pipe.id = %id, assignment.epoch = %epoch, "refused a report that does not fit its assignment: {stale}");
+                // What its worker does now is anybody's guess: it is stopped, and the work is given out anew after a while.
+                let problem = Problem::transient(
+                    "WORKER_FAULT",
+                    format!("worker '{worker}' said of {} what cannot be said of it", held.task),
+                    "see the worker's log, and whether it is a worker of Millrace",
+                );
+                pipe.aggregate.withdraw(epoch, now());
+                pipe.memory.copies.remove(&epoch);
+                if pipe.memory.fails(held.task, problem.clone(), now()) {
+                    pipe.aggregate.note_problem(problem, Actor::Worker(worker.clone()), now());
+                }
             }
             Ok(Aftermath::Fine) => {
-                if let Some(task) = task
-                    && pipe.memory.succeeds(&task)
-                {
+                if pipe.memory.succeeds(&held.task) {
+                    let task = held.task;
                     pipe.aggregate.note(format!("{task} works again"), Actor::Worker(worker.clone()), now());
                 }
             }
@@ -455,7 +457,7 @@ impl<C: Catalog> Reconciler<C> {
             }
         }
         // Most reports of progress decide nothing, and nothing has to be planned for them.
-        if progress_only && !pipe_decided {
+        if decided_nothing {
             self.stale_views.insert(id);
         } else {
             self.touch(&id);
