@@ -21,6 +21,7 @@ mod modes;
 mod partitions;
 mod refusal;
 mod resync;
+mod selection;
 mod shared;
 mod stack;
 mod surface;

@@ -51,6 +51,7 @@ fn take(merged: &mut PipeSpec, asked: &PipeSpec, path: &str) -> Result<(), Proto
         "settings.truncate" => settings.truncate = from.truncate,
         "settings.out_of_range" => settings.out_of_range = from.out_of_range,
         "settings.max_held_wal_bytes" => settings.max_held_wal = from.max_held_wal,
+        "settings.worker_selector" => settings.worker_selector = from.worker_selector.clone(),
         "settings.verify_every" => settings.verify_every = from.verify_every,
         "settings.allow_nullable_columns" => settings.allow_nullable_columns = from.allow_nullable_columns,
         "settings.metadata_columns" => settings.metadata_columns = from.metadata_columns.clone(),

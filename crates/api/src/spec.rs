@@ -11,7 +11,7 @@ use millrace_model::spec::{
     ClickHouseDestination, MetadataColumns, OutOfRange, PipeSettings, PostgresSource, ReplicationMode,
     SchemaChangePolicy, TableEngine, TableSpec, TlsMode, TruncatePolicy,
 };
-use millrace_model::{PipeName, PipeSpec, Secret, TableName};
+use millrace_model::{Labels, PipeName, PipeSpec, Secret, TableName};
 use url::Url;
 
 use crate::proto::pipe::v1 as wire;
@@ -209,6 +209,7 @@ impl From<&PipeSettings> for wire::PipeSettings {
             enable_failover_slots: Some(settings.enable_failover_slots),
             max_held_wal_bytes: Some(settings.max_held_wal),
             verify_every: settings.verify_every.map(time::duration),
+            worker_selector: settings.worker_selector.as_map().clone(),
         }
     }
 }
@@ -508,6 +509,10 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
     checker.demand(verify_every.is_none_or(|every| every >= VERIFY_EVERY), "settings.verifyEvery", || {
         "out of range; expected at least 1m, or nothing for never".to_owned()
     });
+    let worker_selector = Labels::new(settings.worker_selector).unwrap_or_else(|error| {
+        checker.refuse("settings.workerSelector", error.to_string());
+        Labels::default()
+    });
     let mut at_least = |field: &str, value: Option<u32>, default: u32, least: u32| {
         let value = value.unwrap_or(default);
         checker.demand(value >= least, &format!("settings.{field}"), || {
@@ -589,6 +594,7 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
         enable_failover_slots: settings.enable_failover_slots.unwrap_or(defaults.enable_failover_slots),
         max_held_wal: settings.max_held_wal_bytes.unwrap_or(defaults.max_held_wal),
         verify_every,
+        worker_selector,
     })
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use millrace_model::spec::PostgresSource;
 use millrace_model::work::{Assignment, Hello, Report, TraceContext};
-use millrace_model::{Epoch, PipeSpec, Problem, TableId, Term, WorkerId};
+use millrace_model::{Epoch, Labels, PipeSpec, Problem, TableId, Term, WorkerId};
 
 use crate::offer::OfferedTable;
 use crate::problem::{problems_in, problems_out};
@@ -115,6 +115,7 @@ impl From<&WorkerMessage> for wire::ConnectRequest {
                 max_tasks: hello.max_tasks,
                 memory_budget_bytes: hello.memory_budget,
                 held_epochs: hello.held.iter().map(|epoch| epoch.0).collect(),
+                labels: hello.labels.as_map().clone(),
             }),
             WorkerMessage::Heartbeat { memory_used, draining } => {
                 Request::Heartbeat(wire::Heartbeat { memory_used_bytes: *memory_used, draining: *draining })
@@ -188,6 +189,7 @@ fn read_hello(hello: wire::Hello) -> Result<Hello, ProtocolError> {
         max_tasks: hello.max_tasks,
         memory_budget: hello.memory_budget_bytes,
         held: read_epochs("heldEpochs", hello.held_epochs)?,
+        labels: Labels::new(hello.labels).map_err(|error| ProtocolError::at("labels", error.to_string()))?,
     })
 }
 

@@ -60,6 +60,7 @@ fn other() -> PipeSpec {
         out_of_range: OutOfRange::Stop,
         max_held_wal: 5,
         verify_every: Some(Duration::from_secs(60)),
+        worker_selector: "zone=a".parse().unwrap(),
         ..PipeSettings::default()
     };
     spec
@@ -101,6 +102,7 @@ fn the_paths_together_reach_every_part() {
         "settings.out_of_range",
         "settings.max_held_wal_bytes",
         "settings.verify_every",
+        "settings.worker_selector",
         "settings.allow_nullable_columns",
         "settings.metadata_columns",
         "settings.delete_on_merge",

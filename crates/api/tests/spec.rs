@@ -8,7 +8,7 @@ use millrace_model::spec::{
     ClickHouseDestination, MetadataColumns, OutOfRange, PipeSettings, PostgresSource, ReplicationMode,
     SchemaChangePolicy, TableEngine, TableSpec, TlsMode, TruncatePolicy,
 };
-use millrace_model::{PipeSpec, Secret, TableName};
+use millrace_model::{Labels, PipeSpec, Secret, TableName};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -104,6 +104,11 @@ fn settings() -> impl Strategy<Value = PipeSettings> {
                     enable_failover_slots: failover,
                     max_held_wal: numbers.6,
                     verify_every: failover.then(|| Duration::from_secs(60)),
+                    worker_selector: if failover {
+                        "zone=a".parse().expect("a label")
+                    } else {
+                        Labels::default()
+                    },
                 }
             },
         )

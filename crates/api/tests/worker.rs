@@ -279,6 +279,7 @@ fn every_message_of_a_worker_is_read_back() {
         max_tasks: 4,
         memory_budget: u64::MAX,
         held: vec![Epoch(1), Epoch(u64::MAX)],
+        labels: "zone=a,pool=large".parse().unwrap(),
     };
     let tables = vec![OfferedTable::new(&definition(), problems())];
     let mut messages = vec![

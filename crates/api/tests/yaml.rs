@@ -102,6 +102,7 @@ fn every_setting_arrives() {
   enableFailoverSlots: true
   maxHeldWal: 20GiB
   verifyEvery: 24h
+  workerSelector: {zone: a, pool: large}
   metadataColumns: peerdb
 ",
         ),
@@ -135,6 +136,7 @@ fn every_setting_arrives() {
         enable_failover_slots: true,
         max_held_wal: 20 << 30,
         verify_every: Some(Duration::from_secs(86_400)),
+        worker_selector: "zone=a,pool=large".parse().unwrap(),
     };
     assert_eq!(spec.settings, expected);
     let lines = TableSpec {
@@ -284,6 +286,7 @@ fn every_error_names_its_path() {
         ("unknown schema policy", &[("syncInterval: 1s", "schemaChanges: guess")]),
         ("unknown truncate policy", &[("syncInterval: 1s", "truncate: maybe")]),
         ("unknown range policy", &[("syncInterval: 1s", "outOfRange: wrap")]),
+        ("a selector that is none", &[("syncInterval: 1s", "workerSelector: {zone: \"a,b\"}")]),
         ("comparisons too often", &[("syncInterval: 1s", "verifyEvery: 1s")]),
         ("size that is none", &[("syncInterval: 1s", "maxHeldWal: much")]),
         ("size without quotes and unit", &[("syncInterval: 1s", "maxHeldWal: 1000000")]),

@@ -1,5 +1,6 @@
 //! What responses look like to a person.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::tz::TimeZone;
@@ -251,18 +252,26 @@ pub(crate) fn source_tables(tables: &[wire::SourceTable], problems: &[wire::Prob
     text
 }
 
+/// `zone=a,pool=large`, by name.
+fn labels(labels: &BTreeMap<String, String>) -> String {
+    let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if pairs.is_empty() { "-".to_owned() } else { pairs.join(",") }
+}
+
 /// The fleet, a line each.
 pub(crate) fn workers(response: &wire::ListWorkersResponse, zone: &TimeZone) -> String {
     if response.workers.is_empty() {
         return "No worker is connected; 'millrace worker' starts one.".to_owned();
     }
-    let mut grid = Grid::new(&["WORKER", "STATE", "TASKS", "MEMORY", "VERSION", "CONNECTED", "HEARD"]);
+    let mut grid =
+        Grid::new(&["WORKER", "STATE", "TASKS", "MEMORY", "LABELS", "VERSION", "CONNECTED", "HEARD"]);
     for worker in &response.workers {
         grid.row([
             worker.id.clone(),
             worker_state_word(worker.state()),
             format!("{}/{}", worker.tasks, worker.max_tasks),
             format!("{} of {}", bytes(worker.memory_used_bytes), bytes(worker.memory_budget_bytes)),
+            labels(&worker.labels),
             worker.version.clone(),
             time(worker.connected_at.as_ref(), zone),
             time(worker.heard_at.as_ref(), zone),

@@ -306,6 +306,7 @@ impl FleetService for Coordinator {
             tasks: 2,
             memory_budget_bytes: 1 << 29,
             memory_used_bytes: 5 << 20,
+            labels: [("zone".to_owned(), "a".to_owned())].into(),
         };
         Ok(Response::new(wire::ListWorkersResponse { workers: vec![worker], next_page_token: String::new() }))
     }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use millrace_lifecycle::{AssignmentRecord, PipeAggregate, Task};
-use millrace_model::WorkerId;
+use millrace_model::{Labels, WorkerId};
 use millrace_scheduler::plan::{HeldTask, Holder, OnLeave, PipeFacts, WantedTask, WorkerFacts};
 
 use crate::memory::Memory;
-use crate::session::Sessions;
+use crate::session::{Sessions, Worker};
 
 /// One pipe's side of the plan.
 pub(crate) fn pipe_facts(pipe: &PipeAggregate, memory: &Memory, sessions: &Sessions) -> PipeFacts<Task> {
@@ -19,10 +19,11 @@ pub(crate) fn pipe_facts(pipe: &PipeAggregate, memory: &Memory, sessions: &Sessi
         prefers: memory.last_streamer.clone().filter(|_| task == Task::Stream),
         task,
     });
+    let selector = &record.spec.settings.worker_selector;
     let held = pipe.assignments().map(|held| HeldTask {
         epoch: held.epoch,
         task: held.task.clone(),
-        holder: holder(held, sessions),
+        holder: holder(held, selector, sessions),
         draining: held.draining,
         on_leave: on_leave(&held.task, record.spec.mode.follows()),
         counts_against_source: held.task.reads_tables(),
@@ -31,6 +32,7 @@ pub(crate) fn pipe_facts(pipe: &PipeAggregate, memory: &Memory, sessions: &Sessi
         pipe: record.id.clone(),
         source: source_of(pipe),
         source_connections: record.spec.settings.max_source_connections,
+        selector: selector.clone(),
         wanted: wanted.collect(),
         held: held.collect(),
     }
@@ -55,14 +57,17 @@ pub(crate) fn worker_facts(
         tasks: tasks.get(id).copied().unwrap_or(0),
         lasting: streams.get(id).copied().unwrap_or(0),
         draining: sessions.drains(id),
+        labels: worker.hello.labels.clone(),
     });
     facts.collect()
 }
 
-fn holder(held: &AssignmentRecord, sessions: &Sessions) -> Holder {
+fn holder(held: &AssignmentRecord, selector: &Labels, sessions: &Sessions) -> Holder {
+    let selected = |worker: &Worker| worker.hello.labels.satisfy(selector);
     match (sessions.is_lost(&held.worker), sessions.drains(&held.worker)) {
         (true, _) => Holder::Lost,
         (false, true) => Holder::Leaving,
+        (false, false) if !sessions.get(&held.worker).is_none_or(selected) => Holder::Unselected,
         (false, false) => Holder::Present,
     }
 }

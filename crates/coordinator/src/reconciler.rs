@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use millrace_api::edit::{merge, with_snapshot_settings};
-use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
+use millrace_api::worker::{CoordinatorMessage, InspectionSubject, WorkerMessage};
 use millrace_catalog::{Catalog, CatalogError};
 use millrace_lifecycle::aggregate::Order;
 use millrace_lifecycle::report::Aftermath;
 use millrace_lifecycle::{Actor, AssignmentRecord, PipeAggregate, PipeChanges, Task};
 use millrace_model::work::{Hello, Report, TraceContext};
-use millrace_model::{Epoch, PipeId, PipeSpec, Problem, Term, Timestamp, WorkerId};
+use millrace_model::{Epoch, Labels, PipeId, PipeSpec, Problem, Term, Timestamp, WorkerId};
 use millrace_scheduler::plan::{Action, plan};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -208,8 +208,12 @@ impl<C: Catalog> Reconciler<C> {
             }
             Input::Merge { edit, reply } => answer(reply, self.merged(&edit)),
             Input::Inspect { request, reply } => {
+                let selector = match &request.subject {
+                    InspectionSubject::Pipe(spec) => spec.settings.worker_selector.clone(),
+                    InspectionSubject::Source(_) => Labels::default(),
+                };
                 if let Some((worker, message)) =
-                    self.inspections.begin(request, reply, self.sessions.any_connected())
+                    self.inspections.begin(request, reply, self.sessions.any_connected(&selector))
                 {
                     self.sessions.send(&worker, message);
                 }

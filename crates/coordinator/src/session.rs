@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millrace_api::worker::CoordinatorMessage;
 use millrace_model::work::Hello;
-use millrace_model::{Timestamp, WorkerId};
+use millrace_model::{Labels, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -176,8 +176,9 @@ impl Sessions {
         lost
     }
 
-    /// The connected worker with the fewest tasks, for a question that anybody can answer.
-    pub(crate) fn any_connected(&self) -> Option<&WorkerId> {
-        self.workers.iter().find(|(id, worker)| worker.connected() && !self.drains(id)).map(|(id, _)| id)
+    /// A connected worker of those selected, for a question that any of them can answer.
+    pub(crate) fn any_connected(&self, selector: &Labels) -> Option<&WorkerId> {
+        let mut fit = self.workers.iter().filter(|(_, worker)| worker.hello.labels.satisfy(selector));
+        fit.find(|(id, worker)| worker.connected() && !self.drains(id)).map(|(id, _)| id)
     }
 }

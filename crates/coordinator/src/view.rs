@@ -263,6 +263,7 @@ pub(crate) fn worker(sessions: &Sessions, id: &WorkerId, tasks: u32) -> Option<p
         tasks,
         memory_budget_bytes: worker.hello.memory_budget,
         memory_used_bytes: worker.memory_used,
+        labels: worker.hello.labels.as_map().clone(),
     })
 }
 

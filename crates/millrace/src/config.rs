@@ -1,6 +1,7 @@
 //! Configuration of the two services: flags and `MILLRACE_*` variables win over the file, the file over the defaults.
 //! `deploy/config` holds commented examples.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,7 +9,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use clap::Args;
 use millrace_catalog::Location;
-use millrace_model::WorkerId;
+use millrace_model::{Labels, WorkerId};
 use millrace_telemetry::LogFormat;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -61,6 +62,9 @@ pub(crate) struct WorkerArgs {
     /// Ceiling of the memory that data may take, such as 256MiB [default: 256MiB].
     #[arg(long, env = "MILLRACE_MEMORY_BUDGET")]
     memory_budget: Option<ByteSize>,
+    /// Where it is and whom it serves, such as zone=a,pool=large; pipes choose by workerSelector.
+    #[arg(long, env = "MILLRACE_LABELS")]
+    labels: Option<Labels>,
     #[command(flatten)]
     telemetry: TelemetryArgs,
 }
@@ -97,6 +101,7 @@ struct WorkerFile {
     id: Option<String>,
     max_tasks: Option<u32>,
     memory_budget: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     telemetry: TelemetryFile,
 }
@@ -209,7 +214,12 @@ impl WorkerArgs {
             instance_id: Some(id.to_string()),
             ..self.telemetry.resolve(file.telemetry, "millrace-worker")
         };
-        let worker = millrace_worker::Config { coordinators, id, max_tasks, memory_budget: memory_budget.0 };
+        let labels = match self.labels {
+            Some(labels) => labels,
+            None => Labels::new(file.labels.unwrap_or_default()).context("labels")?,
+        };
+        let memory_budget = memory_budget.0;
+        let worker = millrace_worker::Config { coordinators, id, max_tasks, memory_budget, labels };
         Ok(WorkerConfig { worker, telemetry })
     }
 }
@@ -275,7 +285,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_the_defaults() {
-        let file = file("max_tasks = 7\nid = \"from-file\"\nmemory_budget = \"64MiB\"\n");
+        let file =
+            file("max_tasks = 7\nid = \"from-file\"\nlabels = {zone = \"a\"}\nmemory_budget = \"64MiB\"\n");
         let arguments = WorkerArgs {
             config: Some(file.path().into()),
             id: Some("from-flag".parse().unwrap()),

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use millrace_coordinator::Coordinator;
 use millrace_devstack::{ClickHouse, ClickHouseOptions, Launcher};
+use millrace_model::Labels;
 use millrace_worker::Worker;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -86,6 +87,7 @@ pub(crate) async fn run(arguments: DevArgs) -> anyhow::Result<()> {
             id: format!("worker-{number}").parse()?,
             max_tasks: arguments.max_tasks,
             memory_budget: arguments.memory_budget.0,
+            labels: Labels::default(),
         };
         workers.spawn(Worker::new(config).run(leave.clone()));
     }

@@ -9,6 +9,7 @@
 //! Start reading at [`spec`] for what a user writes and at [`schema`] for what a source offers.
 
 pub mod id;
+pub mod labels;
 pub mod lsn;
 pub mod name;
 pub mod problem;
@@ -20,6 +21,7 @@ pub mod time;
 pub mod work;
 
 pub use id::{Epoch, PipeId, PipeName, TableId, Term, WorkerId};
+pub use labels::Labels;
 pub use lsn::Lsn;
 pub use name::TableName;
 pub use problem::{Problem, Recovery, Severity};

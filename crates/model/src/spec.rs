@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PipeName, Secret, TableName};
+use crate::{Labels, PipeName, Secret, TableName};
 
 /// How a pipe treats the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -253,6 +253,9 @@ pub struct PipeSettings {
     /// Time between two comparisons of a table with its source; `None`: only when somebody asks.
     #[serde(default)]
     pub verify_every: Option<Duration>,
+    /// Labels of the workers that may do the pipe's work; all may where there is none.
+    #[serde(default)]
+    pub worker_selector: Labels,
 }
 
 fn gibibyte() -> u64 {
@@ -283,6 +286,7 @@ impl Default for PipeSettings {
             truncate: TruncatePolicy::default(),
             out_of_range: OutOfRange::default(),
             verify_every: None,
+            worker_selector: Labels::default(),
         }
     }
 }

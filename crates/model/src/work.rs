@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::TableSpec;
 use crate::{
-    Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, WorkerId,
+    Epoch, Labels, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, WorkerId,
 };
 
 /// W3C trace context headers (`traceparent`, `tracestate`) of whatever led to a piece of work.
@@ -417,4 +417,6 @@ pub struct Hello {
     pub memory_budget: u64,
     /// Epochs of what it holds, finished work included that was not yet recorded.
     pub held: Vec<Epoch>,
+    /// Where it is and whom it serves.
+    pub labels: Labels,
 }

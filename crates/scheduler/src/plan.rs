@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
 
-use millrace_model::{Epoch, PipeId, WorkerId};
+use millrace_model::{Epoch, Labels, PipeId, WorkerId};
 
 /// A worker that takes work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct WorkerFacts {
     pub lasting: u32,
     /// Leaves: gets no work, hands back what it holds.
     pub draining: bool,
+    /// Where it is and whom it serves.
+    pub labels: Labels,
 }
 
 /// What is known about the worker behind an assignment.
@@ -30,6 +32,8 @@ pub enum Holder {
     Present,
     /// It is connected and leaves.
     Leaving,
+    /// It is connected, and not one that the pipe selects any more.
+    Unselected,
     /// Its lease has ended.
     Lost,
 }
@@ -71,7 +75,7 @@ pub struct HeldTask<T> {
     pub holder: Holder,
     /// Whether it was asked to drain already.
     pub draining: bool,
-    /// What becomes of it when its worker leaves.
+    /// What becomes of it when its worker leaves, or is not selected any more.
     pub on_leave: OnLeave,
     /// Whether it opens connections that count against the source's limit.
     pub counts_against_source: bool,
@@ -86,6 +90,8 @@ pub struct PipeFacts<T> {
     pub source: String,
     /// Most connections for copies to that source.
     pub source_connections: u32,
+    /// Labels of the workers that may have its work.
+    pub selector: Labels,
     /// What it calls for, most urgent first.
     pub wanted: Vec<WantedTask<T>>,
     /// What is in workers' hands.
@@ -192,7 +198,7 @@ pub fn plan<T: Clone + Eq + Hash + Ord>(
             }
             let best = workers
                 .iter()
-                .filter(|worker| !worker.draining)
+                .filter(|worker| !worker.draining && worker.labels.satisfy(&pipe.selector))
                 .filter(|worker| !wanted.takes_slot || load[&worker.id].0 < worker.max_tasks)
                 .min_by_key(|worker| {
                     let (tasks, light) = load[&worker.id];
@@ -206,6 +212,8 @@ pub fn plan<T: Clone + Eq + Hash + Ord>(
             let Some(worker) = best else {
                 let reason = if workers.is_empty() {
                     "no worker is connected"
+                } else if !workers.iter().any(|worker| worker.labels.satisfy(&pipe.selector)) {
+                    "no worker is connected that has the labels of workerSelector"
                 } else {
                     "every worker is busy or leaving"
                 };
@@ -238,16 +246,19 @@ fn correction<T: Clone + Eq>(pipe: &PipeFacts<T>, held: &HeldTask<T>) -> Option<
     match held.holder {
         Holder::Lost => Some(withdraw("its worker's lease has ended")),
         _ if !wanted => Some(withdraw("the pipe no longer calls for it")),
-        Holder::Leaving => match held.on_leave {
-            OnLeave::Drain if !held.draining => Some(Action::Drain {
-                pipe: pipe.pipe.clone(),
-                epoch: held.epoch,
-                reason: "its worker leaves",
-            }),
-            OnLeave::HandBack => Some(withdraw("its worker leaves")),
-            OnLeave::Drain | OnLeave::Finish => None,
-        },
+        Holder::Leaving => moved_away(pipe, held, "its worker leaves"),
+        Holder::Unselected => moved_away(pipe, held, "its worker has not the labels of workerSelector"),
         Holder::Present => None,
+    }
+}
+
+/// What becomes of an assignment that is to go to somebody else in good order.
+fn moved_away<T: Clone>(pipe: &PipeFacts<T>, held: &HeldTask<T>, reason: &'static str) -> Option<Action<T>> {
+    let (pipe, epoch) = (pipe.pipe.clone(), held.epoch);
+    match held.on_leave {
+        OnLeave::Drain if !held.draining => Some(Action::Drain { pipe, epoch, reason }),
+        OnLeave::HandBack => Some(Action::Withdraw { pipe, epoch, reason }),
+        OnLeave::Drain | OnLeave::Finish => None,
     }
 }
 

@@ -4,12 +4,19 @@
 
 use std::collections::BTreeMap;
 
-use millrace_model::{Epoch, PipeId};
+use millrace_model::{Epoch, Labels, PipeId};
 use millrace_scheduler::plan::{Action, HeldTask, Holder, OnLeave, PipeFacts, WantedTask, WorkerFacts, plan};
 use proptest::prelude::*;
 
 fn worker(id: &str, tasks: u32) -> WorkerFacts {
-    WorkerFacts { id: id.parse().unwrap(), max_tasks: 4, tasks, lasting: 0, draining: false }
+    WorkerFacts {
+        id: id.parse().unwrap(),
+        max_tasks: 4,
+        tasks,
+        lasting: 0,
+        draining: false,
+        labels: Labels::default(),
+    }
 }
 
 fn copy(number: u32) -> WantedTask<String> {
@@ -48,7 +55,14 @@ fn held(epoch: u64, task: &str, holder: Holder) -> HeldTask<String> {
 }
 
 fn pipe(id: u64, wanted: Vec<WantedTask<String>>, held: Vec<HeldTask<String>>) -> PipeFacts<String> {
-    PipeFacts { pipe: PipeId::from_random(id), source: "db:5432".into(), source_connections: 8, wanted, held }
+    PipeFacts {
+        pipe: PipeId::from_random(id),
+        source: "db:5432".into(),
+        source_connections: 8,
+        selector: Labels::default(),
+        wanted,
+        held,
+    }
 }
 
 fn planned(pipes: &[PipeFacts<String>], workers: &[WorkerFacts]) -> String {
@@ -115,6 +129,22 @@ fn a_leaving_worker_drains_its_streams_and_gets_nothing_new() {
         vec![held(7, "stream", Holder::Leaving), held(8, "snapshot", Holder::Leaving)],
     );
     insta::assert_snapshot!(planned(&[pipe], &[leaving]));
+}
+
+#[test]
+fn work_goes_to_workers_with_the_labels_that_the_pipe_selects() {
+    let labelled = |id, labels: &str| WorkerFacts { labels: labels.parse().unwrap(), ..worker(id, 0) };
+    let selecting = |labels: &str, held| PipeFacts {
+        selector: labels.parse().unwrap(),
+        ..pipe(1, vec![stream(None), copy(1)], held)
+    };
+    let workers = [worker("a", 0), labelled("b", "zone=b,pool=small"), labelled("c", "zone=b,pool=large")];
+    let chosen = planned(&[selecting("zone=b,pool=large", vec![])], &workers);
+    let nobody = planned(&[selecting("zone=d", vec![])], &workers);
+    // The selector was changed while a worker outside it has the work.
+    let held = vec![held(7, "stream", Holder::Unselected), held(8, "copy 1", Holder::Unselected)];
+    let moved = planned(&[selecting("zone=b", held)], &workers);
+    insta::assert_snapshot!(format!("{chosen}--\n{nobody}--\n{moved}"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use millrace_api::proto::worker::v1 as wire;
 use millrace_api::proto::worker::v1::worker_service_client::WorkerServiceClient;
 use millrace_api::worker::{CoordinatorMessage, WorkerMessage};
 use millrace_model::work::{Assignment, Hello, Report};
-use millrace_model::{Epoch, Problem, Term, WorkerId};
+use millrace_model::{Epoch, Labels, Problem, Term, WorkerId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
@@ -43,6 +43,8 @@ pub struct Config {
     pub max_tasks: u32,
     /// Ceiling of the memory that grows with data, in bytes.
     pub memory_budget: u64,
+    /// Where it is and whom it serves.
+    pub labels: Labels,
 }
 
 /// A worker process, or one of several in `millrace dev`.
@@ -260,6 +262,7 @@ impl Worker {
             max_tasks: self.config.max_tasks,
             memory_budget: self.config.memory_budget,
             held,
+            labels: self.config.labels.clone(),
         };
         let hello = (&WorkerMessage::Hello(hello)).into();
         outbound.send(hello).await.map_err(|_| "the stream closed".to_owned())?;

@@ -155,6 +155,7 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
         "outOfRange",
         "maxHeldWal",
         "verifyEvery",
+        "workerSelector",
         "newTables",
         "metadataColumns",
     ];
@@ -162,6 +163,9 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
     reader.default_only(&mut section, "newTables", "ignore", &["include"]);
     let out_of_range = section.take_any("outOfRange");
     let max_held_wal_bytes = max_held_wal(reader, &mut section);
+    let selector = reader.map(&mut section, "workerSelector");
+    let worker_selector =
+        selector.into_iter().filter_map(|(name, given)| Some((name, reader.given_text(&given)?))).collect();
     Some(wire::PipeSettings {
         sync_interval: reader.duration(&mut section, "syncInterval").map(time::duration),
         pull_batch_size: reader.number(&mut section, "pullBatchSize"),
@@ -186,6 +190,7 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
         enable_failover_slots: reader.boolean(&mut section, "enableFailoverSlots"),
         max_held_wal_bytes,
         verify_every: reader.duration(&mut section, "verifyEvery").map(time::duration),
+        worker_selector,
     })
 }
 

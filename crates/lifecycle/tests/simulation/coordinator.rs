@@ -7,7 +7,7 @@ use millrace_lifecycle::report::Aftermath;
 use millrace_lifecycle::{EventKind, PipeAggregate, PipeRecord, PipeState, Task};
 use millrace_model::spec::ReplicationMode;
 use millrace_model::work::{Report, TraceContext};
-use millrace_model::{Epoch, Timestamp, WorkerId};
+use millrace_model::{Epoch, Labels, Timestamp, WorkerId};
 use millrace_scheduler::plan::{Action, HeldTask, Holder, OnLeave, PipeFacts, WantedTask, WorkerFacts, plan};
 
 use crate::worker::{Down, Up};
@@ -181,6 +181,7 @@ impl World {
             pipe: coordinator.pipe.pipe().id.clone(),
             source: "source".to_owned(),
             source_connections: 8,
+            selector: Labels::default(),
             wanted: wanted
                 .into_iter()
                 .map(|task| WantedTask {
@@ -224,6 +225,7 @@ impl World {
                 tasks: tasks(id),
                 lasting: 0,
                 draining: session.leaving,
+                labels: Labels::default(),
             })
             .collect();
         for action in plan(&[facts], &workers, &BTreeMap::new()).actions {
