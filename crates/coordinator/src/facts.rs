@@ -47,8 +47,8 @@ pub(crate) fn source_of(pipe: &PipeAggregate) -> String {
 /// Workers that can be given work.
 pub(crate) fn worker_facts(
     sessions: &Sessions,
-    tasks: &BTreeMap<WorkerId, u32>,
-    streams: &BTreeMap<WorkerId, u32>,
+    tasks: &BTreeMap<&WorkerId, u32>,
+    streams: &BTreeMap<&WorkerId, u32>,
 ) -> Vec<WorkerFacts> {
     let connected = sessions.iter().filter(|(_, worker)| worker.connected());
     let facts = connected.map(|(id, worker)| WorkerFacts {

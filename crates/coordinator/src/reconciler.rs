@@ -5,6 +5,7 @@
 //! reconciler; the next one loads the pipes anew, so that memory never runs ahead of the catalog.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -33,6 +34,9 @@ use crate::view;
 
 /// Inputs that are taken into one turn at most, so that callers of the first do not wait for a flood behind it.
 const INPUTS_PER_TURN: usize = 512;
+
+/// Pipes that are planned for in one turn at most; where all are to be placed at once, others get their turns in between.
+const PIPES_PER_TURN: usize = 1000;
 
 /// How often leases, retries and waiting work are looked at when nothing comes in.
 const TICK: Duration = Duration::from_millis(200);
@@ -79,6 +83,12 @@ pub(crate) struct Reconciler<C> {
     last_epoch: Epoch,
     /// Pipes that something happened to since they were planned for.
     dirty: BTreeSet<PipeId>,
+    /// Pipes that are stored as they are, and wait for another turn to be planned for.
+    deferred: BTreeSet<PipeId>,
+    /// The last one that was chosen of more than one turn plans for.
+    planned_last: Option<PipeId>,
+    /// Workers came, went, or are drained since the list of them was published.
+    workers_changed: bool,
     /// Pipes whose view is out of date, though nothing of them was stored.
     stale_views: BTreeSet<PipeId>,
     /// Pipes that wait for a worker or a connection to come free.
@@ -110,6 +120,9 @@ impl<C: Catalog> Reconciler<C> {
             inspections: Inspections::default(),
             last_epoch: stored.last_epoch,
             dirty: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            planned_last: None,
+            workers_changed: true,
             stale_views: BTreeSet::new(),
             waiting: BTreeSet::new(),
             afterwards: Vec::new(),
@@ -124,6 +137,7 @@ impl<C: Catalog> Reconciler<C> {
             reconciler.pipes.insert(id, Pipe { aggregate, memory: Memory::default() });
         }
         reconciler.publish(&reconciler.pipes.keys().cloned().collect());
+        reconciler.publish_workers();
         Ok(reconciler)
     }
 
@@ -135,6 +149,9 @@ impl<C: Catalog> Reconciler<C> {
     ) -> Ended {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
+        // Inputs that came before the time was up, and are still to be taken before leases are looked at.
+        let mut ahead: Option<usize> = None;
         loop {
             let input = tokio::select! {
                 biased;
@@ -145,7 +162,9 @@ impl<C: Catalog> Reconciler<C> {
                     Some(input) => Some(input),
                     None => return Ended::Stopped,
                 },
-                // 3. Time passes.
+                // 3. What was left for another turn.
+                () = std::future::ready(()), if !self.deferred.is_empty() => None,
+                // 4. Time passes.
                 _ = tick.tick() => None,
             };
             // Some things are answered at once, which is not for this coordinator to do while it may not lead any more.
@@ -155,16 +174,22 @@ impl<C: Catalog> Reconciler<C> {
                     () = self.hold.wait() => {}
                 }
             }
-            let passed = input.is_none();
+            let mut taken = usize::from(input.is_some());
             if let Some(input) = input {
                 self.take(input);
             }
-            for _ in 1..INPUTS_PER_TURN {
+            while taken < INPUTS_PER_TURN {
                 let Ok(input) = inputs.try_recv() else { break };
                 self.take(input);
+                taken += 1;
             }
-            // Signs of life that wait to be taken count before anybody's lease is found to have ended.
-            if passed && inputs.is_empty() {
+            // Signs of life that wait to be taken count before anybody's lease is found to have ended; those that come later do not put it off.
+            ahead = match ahead {
+                Some(ahead) => Some(ahead.saturating_sub(taken)),
+                None => (looked.elapsed() >= TICK).then(|| inputs.len()),
+            };
+            if ahead == Some(0) {
+                (looked, ahead) = (Instant::now(), None);
                 self.time_passed();
             }
             if let Err(ended) = self.turn(&cancelled).await {
@@ -188,6 +213,7 @@ impl<C: Catalog> Reconciler<C> {
             },
             Input::DrainWorker { worker, undo, reply } => {
                 let known = self.sessions.drain(&worker, undo);
+                self.workers_changed = true;
                 if known {
                     tracing::info!(worker.id = %worker, undo, "a user drains the worker, or undoes that");
                     self.touch_holders(&worker);
@@ -202,6 +228,7 @@ impl<C: Catalog> Reconciler<C> {
             Input::Message { session, message, room: _room } => self.message(session, *message),
             Input::Disconnected { session } => {
                 if let Some(worker) = self.sessions.disconnect(session) {
+                    self.workers_changed = true;
                     tracing::info!(worker.id = %worker, "worker disconnected");
                     self.inspections.abandon(&worker);
                 }
@@ -358,6 +385,7 @@ impl<C: Catalog> Reconciler<C> {
         }
         tracing::info!(worker.id = %id, held = held.len(), kept = keep.len(), "worker connected");
         let session = self.sessions.connect(hello, outbound, now());
+        self.workers_changed = true;
         let welcome = CoordinatorMessage::Welcome {
             heartbeat_interval: self.rhythm.heartbeat,
             lease: self.rhythm.lease,
@@ -470,6 +498,7 @@ impl<C: Catalog> Reconciler<C> {
     }
 
     fn time_passed(&mut self) {
+        self.workers_changed = true;
         for worker in self.sessions.expire() {
             self.inspections.abandon(&worker);
         }
@@ -497,11 +526,15 @@ impl<C: Catalog> Reconciler<C> {
 
     /// Plans for what was touched, stores what was decided, then tells everybody, unless it may not be for this coordinator to tell.
     async fn turn(&mut self, cancelled: &CancellationToken) -> Result<(), Ended> {
-        let unsettled = self.plan();
-        let touched: BTreeSet<PipeId> = std::mem::take(&mut self.dirty)
-            .into_iter()
-            .chain(std::mem::take(&mut self.stale_views))
-            .collect();
+        let began = Instant::now();
+        let mut touched = std::mem::take(&mut self.dirty);
+        self.deferred.extend(touched.iter().cloned());
+        let mut chosen = self.choose();
+        let planned = chosen.len();
+        let unsettled = self.plan(&chosen);
+        let planning = began.elapsed();
+        touched.append(&mut chosen);
+        touched.append(&mut self.stale_views);
         // The next tick plans for them.
         self.dirty = unsettled;
         let mut batch: Vec<(PipeId, PipeChanges)> = Vec::new();
@@ -515,6 +548,7 @@ impl<C: Catalog> Reconciler<C> {
         }
         let removed: BTreeMap<PipeId, PipeChanges> =
             batch.iter().filter(|(_, changes)| changes.removed).cloned().collect();
+        let (stored, storing) = (batch.len(), Instant::now());
         if !batch.is_empty() {
             let stored = self.catalog.commit(self.term, batch, self.last_epoch).await;
             if let Err(error) = stored {
@@ -524,6 +558,7 @@ impl<C: Catalog> Reconciler<C> {
                 return Err(Ended::Catalog(error));
             }
         }
+        let storing = storing.elapsed();
         if !self.hold.stands() {
             tokio::select! {
                 // Those who wait for an answer learn that there is none.
@@ -541,6 +576,9 @@ impl<C: Catalog> Reconciler<C> {
             }
         }
         self.publish(&touched);
+        if std::mem::take(&mut self.workers_changed) {
+            self.publish_workers();
+        }
         for (id, changes) in removed {
             if let Some(pipe) = self.pipes.remove(&id) {
                 let name = pipe.aggregate.pipe().spec.name.as_str();
@@ -550,53 +588,72 @@ impl<C: Catalog> Reconciler<C> {
                 self.directory.publish(name, Arc::new(view));
             }
         }
+        // What `cargo xtask bench --case fleet` reads.
+        tracing::debug!(
+            target: "millrace_coordinator::turn",
+            planned,
+            plan_us = planning.as_micros(),
+            stored,
+            store_us = storing.as_micros(),
+            turn_us = began.elapsed().as_micros(),
+        );
         Ok(())
+    }
+
+    /// Takes the pipes of one turn from those that wait to be planned for, and goes on behind the last ones, so that nobody is passed over for ever.
+    fn choose(&mut self) -> BTreeSet<PipeId> {
+        if self.deferred.len() <= PIPES_PER_TURN {
+            return std::mem::take(&mut self.deferred);
+        }
+        let behind = self.planned_last.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut chosen: Vec<PipeId> = self.deferred.range((behind, Bound::Unbounded)).cloned().collect();
+        chosen.truncate(PIPES_PER_TURN);
+        let from_the_first = PIPES_PER_TURN - chosen.len();
+        chosen.extend(self.deferred.iter().take(from_the_first).cloned());
+        self.planned_last = chosen.last().cloned();
+        let chosen = chosen.into_iter().collect();
+        self.deferred.retain(|id| !BTreeSet::contains(&chosen, id));
+        chosen
     }
 
     /// Gives out and takes back. What is planned follows from what was wanted before: the pipes of which something was taken back, or that did not take what was planned for them,
     /// may want something else now, and must be planned for again.
-    fn plan(&mut self) -> BTreeSet<PipeId> {
-        if self.dirty.is_empty() {
+    fn plan(&mut self, chosen: &BTreeSet<PipeId>) -> BTreeSet<PipeId> {
+        if chosen.is_empty() {
             return BTreeSet::new();
         }
-        let mut tasks: BTreeMap<WorkerId, u32> = BTreeMap::new();
-        let mut streams: BTreeMap<WorkerId, u32> = BTreeMap::new();
-        let mut source_usage: BTreeMap<String, u32> = BTreeMap::new();
-        for (id, pipe) in &self.pipes {
-            for held in pipe.aggregate.assignments() {
-                if held.task == Task::Stream {
-                    *streams.entry(held.worker.clone()).or_default() += 1;
-                }
-                if held.task.takes_slot() {
-                    *tasks.entry(held.worker.clone()).or_default() += 1;
-                }
-                if held.task.reads_tables() && !self.dirty.contains(id) {
-                    *source_usage.entry(facts::source_of(&pipe.aggregate)).or_default() += 1;
-                }
-            }
-        }
-        for id in &self.dirty {
-            if let Some(Pipe { aggregate, memory }) = self.pipes.get_mut(id)
-                && !memory.trouble.is_empty()
-            {
+        for id in chosen {
+            self.waiting.remove(id);
+            let Some(Pipe { aggregate, memory }) = self.pipes.get_mut(id) else { continue };
+            memory.waiting = None;
+            if !memory.trouble.is_empty() {
                 // What is no longer to be done troubles nobody.
                 let wanted = aggregate.wanted();
                 memory.trouble.retain(|task, _| wanted.contains(task) || aggregate.is_open_copy(task));
             }
         }
+        let mut tasks: BTreeMap<&WorkerId, u32> = BTreeMap::new();
+        let mut streams: BTreeMap<&WorkerId, u32> = BTreeMap::new();
+        let mut source_usage: BTreeMap<String, u32> = BTreeMap::new();
+        for (id, pipe) in &self.pipes {
+            for held in pipe.aggregate.assignments() {
+                if held.task == Task::Stream {
+                    *streams.entry(&held.worker).or_default() += 1;
+                }
+                if held.task.takes_slot() {
+                    *tasks.entry(&held.worker).or_default() += 1;
+                }
+                if held.task.reads_tables() && !chosen.contains(id) {
+                    *source_usage.entry(facts::source_of(&pipe.aggregate)).or_default() += 1;
+                }
+            }
+        }
         let workers = facts::worker_facts(&self.sessions, &tasks, &streams);
-        let pipes: Vec<_> = self
-            .dirty
+        let pipes: Vec<_> = chosen
             .iter()
             .filter_map(|id| self.pipes.get(id))
             .map(|pipe| facts::pipe_facts(&pipe.aggregate, &pipe.memory, &self.sessions))
             .collect();
-        for id in &self.dirty {
-            self.waiting.remove(id);
-            if let Some(pipe) = self.pipes.get_mut(id) {
-                pipe.memory.waiting = None;
-            }
-        }
         let actions = plan(&pipes, &workers, &source_usage).actions;
         actions.into_iter().filter_map(|action| self.act(action)).collect()
     }
@@ -658,6 +715,9 @@ impl<C: Catalog> Reconciler<C> {
             let view = Arc::new(view::pipe_view(&pipe.aggregate, &pipe.memory));
             self.directory.publish(pipe.aggregate.pipe().spec.name.as_str(), view);
         }
+    }
+
+    fn publish_workers(&self) {
         let mut tasks: BTreeMap<&WorkerId, u32> = BTreeMap::new();
         for held in self.pipes.values().flat_map(|pipe| pipe.aggregate.assignments()) {
             *tasks.entry(&held.worker).or_default() += 1;

@@ -6,5 +6,6 @@
 //!
 //! Start reading at [`plan`].
 
+mod fleet;
 pub mod partition;
 pub mod plan;

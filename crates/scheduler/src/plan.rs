@@ -8,6 +8,8 @@ use std::hash::Hash;
 
 use millrace_model::{Epoch, Labels, PipeId, WorkerId};
 
+use crate::fleet::Fleet;
+
 /// A worker that takes work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerFacts {
@@ -148,19 +150,6 @@ pub struct Plan<T> {
     pub actions: Vec<Action<T>>,
 }
 
-/// Where a task would sit best: the field order is the policy, the least value wins.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Score<'a> {
-    /// Staying put spares a reconnect to the source.
-    moved: bool,
-    /// Thousandths of the worker's slots that are taken.
-    load: u64,
-    /// Light tasks of this plan, so that they spread too.
-    light: u32,
-    /// Settles ties the same way every time.
-    id: &'a WorkerId,
-}
-
 /// Plans for all pipes at once.
 ///
 /// `source_usage` counts connections per source that pipes outside this plan hold; pass an empty map when `pipes` are all there are.
@@ -171,8 +160,7 @@ pub fn plan<T: Clone + Eq + Hash + Ord>(
 ) -> Plan<T> {
     let mut actions = Vec::new();
     let mut usage = source_usage.clone();
-    let mut load: BTreeMap<&WorkerId, (u32, u32)> =
-        workers.iter().map(|worker| (&worker.id, (worker.tasks, worker.lasting))).collect();
+    let mut fleet = Fleet::new(workers);
 
     for pipe in pipes {
         for held in &pipe.held {
@@ -196,34 +184,13 @@ pub fn plan<T: Clone + Eq + Hash + Ord>(
                 actions.push(wait(pipe, wanted, "the source's connection limit is reached"));
                 continue;
             }
-            let best = workers
-                .iter()
-                .filter(|worker| !worker.draining && worker.labels.satisfy(&pipe.selector))
-                .filter(|worker| !wanted.takes_slot || load[&worker.id].0 < worker.max_tasks)
-                .min_by_key(|worker| {
-                    let (tasks, light) = load[&worker.id];
-                    Score {
-                        moved: wanted.prefers.as_ref().is_some_and(|last| last != &worker.id),
-                        load: u64::from(tasks + worker.lasting) * 1000 / u64::from(worker.max_tasks.max(1)),
-                        light,
-                        id: &worker.id,
-                    }
-                });
-            let Some(worker) = best else {
-                let reason = if workers.is_empty() {
-                    "no worker is connected"
-                } else if !workers.iter().any(|worker| worker.labels.satisfy(&pipe.selector)) {
-                    "no worker is connected that has the labels of workerSelector"
-                } else {
-                    "every worker is busy or leaving"
-                };
-                actions.push(wait(pipe, wanted, reason));
-                continue;
+            let worker = match fleet.place(&pipe.selector, wanted.prefers.as_ref(), wanted.takes_slot) {
+                Ok(worker) => worker,
+                Err(reason) => {
+                    actions.push(wait(pipe, wanted, reason));
+                    continue;
+                }
             };
-            if let Some((tasks, light)) = load.get_mut(&worker.id) {
-                *tasks += u32::from(wanted.takes_slot);
-                *light += u32::from(!wanted.takes_slot);
-            }
             if wanted.counts_against_source {
                 *usage.entry(pipe.source.clone()).or_default() += 1;
             }

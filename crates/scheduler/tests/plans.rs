@@ -163,6 +163,20 @@ fn a_task_that_failed_waits_until_it_is_due() {
     assert_eq!(planned(&[pipe], &[worker("a", 0)]), "");
 }
 
+#[test]
+fn a_plan_for_everybody_uses_everybody() {
+    let workers: Vec<WorkerFacts> = (0..1_000).map(|id| worker(&format!("w{id}"), 0)).collect();
+    let wanted = WantedTask { takes_slot: false, ..stream(None) };
+    let pipes: Vec<_> = (0..10_000).map(|id| pipe(id, vec![wanted.clone()], vec![])).collect();
+    let mut given = BTreeMap::new();
+    for action in plan(&pipes, &workers, &BTreeMap::new()).actions {
+        let Action::Assign { worker, .. } = action else { panic!("{action}") };
+        *given.entry(worker).or_insert(0) += 1;
+    }
+    assert_eq!(given.len(), 1_000);
+    assert!(given.values().all(|streams| *streams == 10), "{given:?}");
+}
+
 proptest! {
     /// Whatever the facts: no task goes to two workers, no worker beyond its slots, and planning again after doing what was planned changes nothing.
     #[test]

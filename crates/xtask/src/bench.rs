@@ -10,6 +10,7 @@
 mod arrival;
 mod bare;
 mod delay;
+mod fleet;
 mod growth;
 mod load;
 mod meter;
@@ -38,7 +39,7 @@ pub(crate) struct BenchArgs {
     /// These cases only; may be given several times.
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
-    /// Runs of each line, of which the median is told [default: 3; 1 for delay and transaction].
+    /// Runs of each line, of which the median is told [default: 3; 1 for delay, transaction and fleet].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// load: rows of the typical table; the narrow one has twice as many, the wide one an eighth.
@@ -74,6 +75,9 @@ pub(crate) struct BenchArgs {
     /// toast: changes of each workload.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
     toast_changes: u32,
+    /// fleet: workers and pipes, such as 100x1000.
+    #[arg(long, value_delimiter = ',', default_values = ["10x100", "100x1000", "1000x10000"])]
+    fleet_sizes: Vec<fleet::Size>,
     /// Set by the bench itself: this is the optimised build of it.
     #[arg(long, hide = true)]
     optimised: bool,
@@ -95,6 +99,8 @@ enum Case {
     Transaction,
     /// Updates that leave out long values they did not change, and updates that do not.
     Toast,
+    /// The coordinator with simulated workers: planning, catalog, memory, a worker's death.
+    Fleet,
 }
 
 impl Case {
@@ -105,7 +111,7 @@ impl Case {
     /// Runs where nothing else is asked for. A delay is a distribution within one run already, and the memory of a large transaction does not vary.
     fn default_runs(self) -> u32 {
         match self {
-            Case::Delay | Case::Transaction => 1,
+            Case::Delay | Case::Transaction | Case::Fleet => 1,
             Case::Load | Case::Stream | Case::Small | Case::Growth | Case::Toast => 3,
         }
     }
@@ -142,6 +148,7 @@ async fn measure(testbed: &Testbed, arguments: &BenchArgs) -> anyhow::Result<()>
             }
             Case::Transaction => transaction::run(testbed, arguments.transaction_rows, report).await?,
             Case::Toast => toast::run(testbed, arguments.toast_changes, report).await?,
+            Case::Fleet => fleet::run(testbed, &arguments.fleet_sizes, report).await?,
         }
     }
     Ok(())

@@ -114,6 +114,29 @@ impl Testbed {
         session(&self.postgres).await
     }
 
+    /// The build that is measured.
+    pub(super) fn millrace(&self) -> &Path {
+        &self.millrace
+    }
+
+    /// Where files may go.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A new database of the source's server as a coordinator's catalog.
+    pub(super) async fn make_catalog(&self, name: &str) -> anyhow::Result<String> {
+        self.source.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        let source = self.postgres_source();
+        Ok(format!(
+            "postgresql://{}:{}@{}:{}/{name}",
+            source.username,
+            source.password.expose(),
+            source.host,
+            source.port
+        ))
+    }
+
     /// The source as a pipe has it.
     pub(super) fn postgres_source(&self) -> PostgresSource {
         PostgresSource {
