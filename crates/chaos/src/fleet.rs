@@ -23,11 +23,53 @@ pub(crate) struct Fleet {
     pub(crate) clickhouse: ClickHouse,
     pub(crate) source_proxy: Proxy,
     pub(crate) destination_proxy: Proxy,
+    /// Between each coordinator and all who were told where it is: workers, and the other coordinator.
+    pub(crate) coordinator_proxies: Vec<Proxy>,
     pub(crate) coordinators: Vec<Process>,
     pub(crate) workers: Vec<Process>,
     addresses: Vec<String>,
     program: PathBuf,
     folder: PathBuf,
+}
+
+/// Somebody with the command line and the coordinators' addresses.
+pub(crate) struct User {
+    program: PathBuf,
+    addresses: Vec<String>,
+}
+
+impl User {
+    /// Runs a command of the product with the coordinators in turn, until one answers within the patience.
+    pub(crate) async fn command(&self, arguments: &[&str], patience: Duration) -> anyhow::Result<Value> {
+        let began = Instant::now();
+        loop {
+            let mut said = String::new();
+            for address in &self.addresses {
+                let mut command = Command::new(&self.program);
+                command.args(arguments).args(["-o", "json"]).env("MILLRACE_ADDRESS", address);
+                command.stdin(Stdio::null()).kill_on_drop(true);
+                match tokio::time::timeout(Duration::from_secs(15), command.output()).await {
+                    Ok(output) => {
+                        let output = output?;
+                        if output.status.success() {
+                            return Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null));
+                        }
+                        said = String::from_utf8_lossy(&output.stderr).into_owned();
+                        if let Ok(answer) = serde_json::from_slice::<Value>(&output.stdout)
+                            && !answer.is_null()
+                        {
+                            bail!("millrace {} found: {answer:#}\n{said}", arguments.join(" "));
+                        }
+                    }
+                    Err(_) => "no answer within 15 s".clone_into(&mut said),
+                }
+            }
+            if began.elapsed() > patience {
+                bail!("millrace {} failed for {} s: {said}", arguments.join(" "), patience.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
 }
 
 /// One of our processes; it is killed with its handle.
@@ -103,6 +145,7 @@ impl Fleet {
             clickhouse,
             source_proxy,
             destination_proxy,
+            coordinator_proxies: Vec::new(),
             coordinators: Vec::new(),
             workers: Vec::new(),
             addresses: Vec::new(),
@@ -119,7 +162,11 @@ impl Fleet {
         );
         for number in 0..COORDINATORS {
             let listen = free_address().await?;
-            let arguments = ["coordinator", "--listen", &listen, "--catalog", &catalog];
+            let proxy = Proxy::start(listen.parse()?).await?;
+            let advertise = format!("http://{}", proxy.address());
+            fleet.coordinator_proxies.push(proxy);
+            let arguments =
+                ["coordinator", "--listen", &listen, "--catalog", &catalog, "--advertise", &advertise];
             let arguments = arguments.map(str::to_owned).to_vec();
             let mut process =
                 Process::new(program, arguments, folder.join(format!("coordinator-{number}.log")));
@@ -127,9 +174,11 @@ impl Fleet {
             fleet.coordinators.push(process);
             fleet.addresses.push(format!("http://{listen}"));
         }
+        let proxies = fleet.coordinator_proxies.iter().map(|proxy| format!("http://{}", proxy.address()));
+        let proxies = proxies.collect::<Vec<_>>().join(",");
         for number in 0..WORKERS {
             let id = format!("worker-{number}");
-            let arguments = ["worker", "--id", &id, "--coordinator", &fleet.addresses.join(",")];
+            let arguments = ["worker", "--id", &id, "--coordinator", &proxies];
             let arguments = arguments.map(str::to_owned).to_vec();
             let mut process = Process::new(program, arguments, folder.join(format!("{id}.log")));
             process.start().await?;
@@ -169,36 +218,14 @@ impl Fleet {
         Ok(path)
     }
 
-    /// Runs a command of the product with the coordinators in turn, until one answers within the patience.
+    /// For commands of the product.
+    pub(crate) fn user(&self) -> User {
+        User { program: self.program.clone(), addresses: self.addresses.clone() }
+    }
+
+    /// Runs a command of the product, see [`User::command`].
     pub(crate) async fn command(&self, arguments: &[&str], patience: Duration) -> anyhow::Result<Value> {
-        let began = Instant::now();
-        loop {
-            let mut said = String::new();
-            for address in &self.addresses {
-                let mut command = Command::new(&self.program);
-                command.args(arguments).args(["-o", "json"]).env("MILLRACE_ADDRESS", address);
-                command.stdin(Stdio::null()).kill_on_drop(true);
-                match tokio::time::timeout(Duration::from_secs(15), command.output()).await {
-                    Ok(output) => {
-                        let output = output?;
-                        if output.status.success() {
-                            return Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null));
-                        }
-                        said = String::from_utf8_lossy(&output.stderr).into_owned();
-                        if let Ok(answer) = serde_json::from_slice::<Value>(&output.stdout)
-                            && !answer.is_null()
-                        {
-                            bail!("millrace {} found: {answer:#}\n{said}", arguments.join(" "));
-                        }
-                    }
-                    Err(_) => "no answer within 15 s".clone_into(&mut said),
-                }
-            }
-            if began.elapsed() > patience {
-                bail!("millrace {} failed for {} s: {said}", arguments.join(" "), patience.as_secs());
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
+        self.user().command(arguments, patience).await
     }
 
     /// The pipe as it stands; null while nobody answers.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use millrace_devstack::equality::{Tables, compare};
 use millrace_devstack::proxy::Mode;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::fleet::{Fleet, PIPE, connect};
 use crate::schedule::{Entry, Fault, schedule};
@@ -85,7 +86,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Outcome> {
         entries.iter().for_each(|entry| println!("  {entry}"));
     }
     let fleet = Fleet::start(&options.program, &options.folder).await?;
-    let mut run = Run { options, fleet, outcome: Outcome::default(), round: 0 };
+    let mut run = Run { options, fleet, outcome: Outcome::default(), round: 0, errands: JoinSet::new() };
     let ended = run.all(&entries).await;
     run.outcome.wrong.extend(run.fleet.panics()?);
     let Run { fleet, outcome, .. } = run;
@@ -99,6 +100,8 @@ struct Run<'a> {
     fleet: Fleet,
     outcome: Outcome,
     round: u64,
+    /// What users are about to have done.
+    errands: JoinSet<()>,
 }
 
 impl Run<'_> {
@@ -161,6 +164,14 @@ impl Run<'_> {
         self.end(at.1).await.with_context(|| format!("while {} ended", at.1))
     }
 
+    /// Has a user do something meanwhile, in vain where nobody answers: what ends faults must not wait for it.
+    fn errand(&mut self, arguments: &'static [&'static str]) {
+        let user = self.fleet.user();
+        self.errands.spawn(async move {
+            let _ = user.command(arguments, Duration::ZERO).await;
+        });
+    }
+
     async fn begin(&mut self, fault: Fault) -> anyhow::Result<()> {
         let fleet = &mut self.fleet;
         match fault {
@@ -177,6 +188,18 @@ impl Run<'_> {
                 let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'millrace%'";
                 let ended = connect(&fleet.source()).await?.query(sql, &[]).await;
                 Ok(ended.map(drop)?)
+            }
+            Fault::CoordinatorCut(which) => {
+                fleet.coordinator_proxies[which].set(Mode::Cut);
+                Ok(())
+            }
+            Fault::CoordinatorSilent(which) => {
+                fleet.coordinator_proxies[which].set(Mode::Silent);
+                Ok(())
+            }
+            Fault::CoordinatorMute(which) => {
+                fleet.coordinator_proxies[which].set(Mode::NoAnswers);
+                Ok(())
             }
             Fault::SourceCut => {
                 fleet.source_proxy.set(Mode::Cut);
@@ -200,12 +223,11 @@ impl Run<'_> {
             }
             Fault::Paused => {
                 // Refused in states in which there is nothing to pause.
-                let _ = fleet.command(&["pipe", "pause", PIPE], Duration::ZERO).await;
+                self.errand(&["pipe", "pause", PIPE]);
                 Ok(())
             }
             Fault::Resynced => {
-                let _ =
-                    fleet.command(&["pipe", "resync", PIPE, "--table", "public.walk"], Duration::ZERO).await;
+                self.errand(&["pipe", "resync", PIPE, "--table", "public.walk"]);
                 Ok(())
             }
         }
@@ -222,6 +244,12 @@ impl Run<'_> {
             Fault::CoordinatorStopped(which) => fleet.coordinators[which].signal("-CONT").await,
             Fault::PostgresKilled => Ok(fleet.postgres.restart().await?),
             Fault::ClickHouseKilled => Ok(fleet.clickhouse.restart().await?),
+            Fault::CoordinatorCut(which)
+            | Fault::CoordinatorSilent(which)
+            | Fault::CoordinatorMute(which) => {
+                fleet.coordinator_proxies[which].set(Mode::Pass);
+                Ok(())
+            }
             Fault::SourceCut | Fault::SourceSilent => {
                 fleet.source_proxy.set(Mode::Pass);
                 Ok(())
@@ -237,7 +265,7 @@ impl Run<'_> {
                 Ok(())
             }
             Fault::Paused => {
-                let _ = fleet.command(&["pipe", "resume", PIPE], Duration::from_secs(30)).await;
+                self.errand(&["pipe", "resume", PIPE]);
                 Ok(())
             }
             Fault::PostgresRestarted | Fault::SessionsEnded | Fault::Resynced => Ok(()),
@@ -248,6 +276,8 @@ impl Run<'_> {
     async fn heal(&mut self) -> anyhow::Result<()> {
         self.fleet.source_proxy.set(Mode::Pass);
         self.fleet.destination_proxy.set(Mode::Pass);
+        self.fleet.coordinator_proxies.iter().for_each(|proxy| proxy.set(Mode::Pass));
+        while self.errands.join_next().await.is_some() {}
         Ok(())
     }
 
@@ -385,6 +415,7 @@ fn clashes(one: Fault, other: Fault) -> bool {
         F::SourceCut | F::SourceSilent => (4, 0),
         F::DestinationCut | F::DestinationSilent | F::AnswersLost => (5, 0),
         F::Paused | F::Resynced => (6, 0),
+        F::CoordinatorCut(which) | F::CoordinatorSilent(which) | F::CoordinatorMute(which) => (7, which),
     };
     subject(one) == subject(other)
 }

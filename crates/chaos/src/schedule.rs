@@ -31,6 +31,12 @@ pub enum Fault {
     CoordinatorStopped(usize),
     /// SIGTERM, started again once it has left.
     CoordinatorLeaves(usize),
+    /// Workers and the other coordinator lose their connections to it, and get no new ones.
+    CoordinatorCut(usize),
+    /// Nothing passes between it and them, and nobody is told.
+    CoordinatorSilent(usize),
+    /// What they say arrives, and nothing comes back: the network is cut one way.
+    CoordinatorMute(usize),
     /// A clean restart, with the catalog that it holds.
     PostgresRestarted,
     /// Its postmaster is killed, and started again.
@@ -65,6 +71,9 @@ impl Fault {
             Self::CoordinatorKilled(_) => "coordinator killed",
             Self::CoordinatorStopped(_) => "coordinator stopped",
             Self::CoordinatorLeaves(_) => "coordinator leaves",
+            Self::CoordinatorCut(_) => "coordinator cut off",
+            Self::CoordinatorSilent(_) => "coordinator silent",
+            Self::CoordinatorMute(_) => "coordinator mute",
             Self::PostgresRestarted => "PostgreSQL restarted",
             Self::PostgresKilled => "PostgreSQL killed",
             Self::ClickHouseKilled => "ClickHouse killed",
@@ -88,6 +97,9 @@ impl fmt::Display for Fault {
             }
             Self::CoordinatorKilled(which)
             | Self::CoordinatorStopped(which)
+            | Self::CoordinatorCut(which)
+            | Self::CoordinatorSilent(which)
+            | Self::CoordinatorMute(which)
             | Self::CoordinatorLeaves(which) => {
                 write!(f, "{} ({which})", self.kind())
             }
@@ -134,7 +146,11 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<Entry> {
         let fault = fault(&mut random);
         let lasts = match fault {
             // Around the leases: of a worker 10 s, of a leader 8 s.
-            Fault::WorkerStopped(_) | Fault::CoordinatorStopped(_) => random.random_range(1_000..14_000),
+            Fault::WorkerStopped(_)
+            | Fault::CoordinatorStopped(_)
+            | Fault::CoordinatorCut(_)
+            | Fault::CoordinatorSilent(_)
+            | Fault::CoordinatorMute(_) => random.random_range(1_000..14_000),
             Fault::DestinationSilent | Fault::SourceSilent => random.random_range(500..6_000),
             Fault::Resynced | Fault::SessionsEnded => 0,
             _ => random.random_range(200..4_000),
@@ -160,7 +176,7 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<Entry> {
 fn fault(random: &mut StdRng) -> Fault {
     let worker = random.random_range(0..WORKERS);
     let coordinator = random.random_range(0..COORDINATORS);
-    match random.random_range(0..24) {
+    match random.random_range(0..27) {
         0..=2 => Fault::WorkerKilled(worker),
         3..=4 => Fault::WorkerStopped(worker),
         5 => Fault::WorkerLeaves(worker),
@@ -177,6 +193,9 @@ fn fault(random: &mut StdRng) -> Fault {
         19 => Fault::DestinationSilent,
         20..=21 => Fault::AnswersLost,
         22 => Fault::Paused,
+        23 => Fault::CoordinatorCut(coordinator),
+        24 => Fault::CoordinatorSilent(coordinator),
+        25 => Fault::CoordinatorMute(coordinator),
         _ => Fault::Resynced,
     }
 }
@@ -208,6 +227,6 @@ mod tests {
                 Entry::Quiet => None,
             })
             .collect();
-        assert_eq!(kinds.len(), 17, "{kinds:?}");
+        assert_eq!(kinds.len(), 20, "{kinds:?}");
     }
 }
