@@ -460,6 +460,11 @@ impl<C: Catalog> Reconciler<C> {
             decided_nothing = pipe.memory.takes(worker, epoch, progress, now()) && !pipe_decided;
         }
         match outcome {
+            // What was called off in this very turn may still be spoken of; the plan takes it back.
+            Err(stale) if !pipe.aggregate.wanted().contains(&held.task) => {
+                Refused::Stale.count();
+                tracing::debug!(worker.id = %worker, pipe.id = %id, "{stale}");
+            }
             Err(stale) => {
                 Refused::Impossible.count();
                 tracing::warn!(worker.id = %worker, pipe.id = %id, assignment.epoch = %epoch, "refused a report that does not fit its assignment: {stale}");
