@@ -37,7 +37,7 @@ async fn a_pipe_is_worked_at_by_the_workers_that_it_selects_also_when_that_chang
         .await;
     stack.apply(&stack.write_pipe_of("shop", &TABLES, &settings("{zone: a}"))).await;
     stack.wait_for("shop", "Running").await;
-    assert_eq!(holders(&stack).await, ["near"]);
+    stack.wait("the stream to be near", async || holders(&stack).await == ["near"]).await;
 
     // It moves, and loses nothing on the way.
     let churn = Churn::start(&stack, ROWS).await;

@@ -97,7 +97,8 @@ pub fn invalid(error: &ProtocolError) -> Status {
 /// `NOT_FOUND`: no pipe has that name.
 pub fn pipe_not_found(name: &str) -> Status {
     let mut details = details(reason::PIPE_NOT_FOUND, "list the pipes that exist: millrace pipe list");
-    details.set_resource_info("millrace.pipe.v1.Pipe", name, "", "");
+    let name = bounded(name);
+    details.set_resource_info("millrace.pipe.v1.Pipe", &name, "", "");
     Status::with_error_details(Code::NotFound, format!("there is no pipe '{name}'"), details)
 }
 

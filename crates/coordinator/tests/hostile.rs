@@ -196,7 +196,11 @@ fn streams(epoch: u64) -> Say {
 
 #[tokio::test]
 async fn who_does_not_introduce_himself_as_a_worker_is_turned_away() {
-    let target = Target::start().await;
+    let mut target = Target::start().await;
+    // A user's bad input comes back in the error, which still arrives.
+    let long = pb::GetRequest { name: "p".repeat(1 << 20) };
+    let refused = target.clients.pipes.get(long).await.unwrap_err();
+    assert_eq!(ApiError::from(refused).reason.as_deref(), Some("PIPE_NOT_FOUND"));
     let protocol = "WORKER_PROTOCOL";
     target.turns_away(None, Code::InvalidArgument, protocol).await;
     let heartbeat = Say::Heartbeat(wire::Heartbeat { memory_used_bytes: 1, draining: true });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::meter;
-use super::report::{Column, Report, Table};
+use super::report::{Column, Report, Table, mebibytes, number};
 use super::testbed::Testbed;
 use crate::binary::Process;
 
@@ -99,8 +99,8 @@ const COLUMNS: &[&Column] = &[&CREATED, &STARTED, &PLAN, &STORE, &COMMITS, &CPU,
 /// How many of both.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
-    workers: usize,
-    pipes: usize,
+    workers: u64,
+    pipes: u64,
 }
 
 impl FromStr for Size {
@@ -197,7 +197,7 @@ async fn one(
 
     let before = turns(&log)?;
     let began = Instant::now();
-    let streams = Arc::new(AtomicUsize::new(0));
+    let streams = Arc::new(AtomicU64::new(0));
     let mut workers = JoinSet::new();
     let mut ends = Vec::new();
     for number in 0..size.workers {
@@ -216,7 +216,7 @@ async fn one(
     tokio::time::sleep(STEADY).await;
     let cpu = (meter::of_process(id) - cpu).total().as_secs_f64() / watched.elapsed().as_secs_f64();
     let steady = turns(&log)?;
-    let writes = number_of(steady.commits - after.commits) / watched.elapsed().as_secs_f64();
+    let writes = number(steady.commits - after.commits) / watched.elapsed().as_secs_f64();
 
     // Its streams are gone with it; others take them once its lease has ended.
     let died = Instant::now();
@@ -237,27 +237,17 @@ async fn one(
     Ok(vec![
         (&CREATED, creates),
         (&STARTED, started.as_secs_f64()),
-        (&PLAN, number_of(last.longest_plan) / 1e3),
-        (&STORE, number_of(last.longest_store) / 1e3),
-        (&COMMITS, number_of(after.stored - before.stored) / number_of(commits.max(1))),
+        (&PLAN, number(last.longest_plan) / 1e3),
+        (&STORE, number(last.longest_store) / 1e3),
+        (&COMMITS, number(after.stored - before.stored) / number(commits.max(1))),
         (&CPU, cpu * 100.0),
         (&WRITES, writes),
         (&MOVED, moved),
-        (&PEAK, number_of(peak >> 20)),
+        (&PEAK, mebibytes(peak)),
     ])
 }
 
-#[allow(clippy::cast_precision_loss, reason = "figures for people")]
-fn number(of: usize) -> f64 {
-    of as f64
-}
-
-#[allow(clippy::cast_precision_loss, reason = "figures for people")]
-fn number_of(of: u64) -> f64 {
-    of as f64
-}
-
-async fn until(what: &str, streams: &AtomicUsize, wanted: usize) -> anyhow::Result<()> {
+async fn until(what: &str, streams: &AtomicU64, wanted: u64) -> anyhow::Result<()> {
     let began = Instant::now();
     while streams.load(Ordering::Relaxed) != wanted {
         if began.elapsed() > PATIENCE {
@@ -268,7 +258,7 @@ async fn until(what: &str, streams: &AtomicUsize, wanted: usize) -> anyhow::Resu
     Ok(())
 }
 
-async fn until_below(streams: &AtomicUsize, number: usize) -> anyhow::Result<()> {
+async fn until_below(streams: &AtomicU64, number: u64) -> anyhow::Result<()> {
     let began = Instant::now();
     while streams.load(Ordering::Relaxed) >= number {
         if began.elapsed() > PATIENCE {
@@ -280,7 +270,7 @@ async fn until_below(streams: &AtomicUsize, number: usize) -> anyhow::Result<()>
 }
 
 /// A pipe that copies nothing, so that its stream is all that is asked for. Every one has a source of its own.
-fn spec(number: usize) -> anyhow::Result<pb::PipeSpec> {
+fn spec(number: u64) -> anyhow::Result<pb::PipeSpec> {
     let yaml = format!(
         "name: pipe-{number}\nreplicationMode: cdc_only\n\
          source: {{postgres: {{host: db-{number}.internal, database: shop, username: millrace}}}}\n\
@@ -297,7 +287,7 @@ struct Simulated {
     id: String,
     address: String,
     /// Streams in all workers' hands.
-    streams: Arc<AtomicUsize>,
+    streams: Arc<AtomicU64>,
 }
 
 impl Simulated {
@@ -308,7 +298,7 @@ impl Simulated {
             () = death.cancelled() => Ok(()),
             worked = self.work(&mut held) => worked,
         };
-        self.streams.fetch_sub(held.len(), Ordering::Relaxed);
+        self.streams.fetch_sub(u64::try_from(held.len())?, Ordering::Relaxed);
         if let Err(error) = &worked {
             eprintln!("simulated {}: {error:#}", self.id);
         }
