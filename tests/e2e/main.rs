@@ -7,6 +7,7 @@
 
 mod backlog;
 mod chaos;
+mod cluster;
 mod commands;
 mod coordinators;
 mod crash;

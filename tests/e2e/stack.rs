@@ -202,9 +202,14 @@ impl Stack {
 
     /// Writes a pipe.yaml of the servers here; `tables` and `rest` are YAML.
     pub(crate) fn write_pipe(&self, name: &str, tables: &str, rest: &str) -> PathBuf {
+        self.write_pipe_to("", name, tables, rest)
+    }
+
+    /// As [`Stack::write_pipe`], with more to say of the destination: `, key: value`.
+    pub(crate) fn write_pipe_to(&self, more: &str, name: &str, tables: &str, rest: &str) -> PathBuf {
         let text = format!(
             "name: {name}\n{rest}\nsource:\n  postgres: {{host: {}, port: {}, database: postgres, username: {}, password: {}}}\n\
-             destination:\n  clickhouse: {{url: \"{}\", database: mirror}}\ntables:\n{tables}\n",
+             destination:\n  clickhouse: {{url: \"{}\", database: mirror{more}}}\ntables:\n{tables}\n",
             self.postgres.host(),
             self.postgres.port(),
             self.postgres.user(),

@@ -8,8 +8,8 @@ use std::fmt;
 use std::time::Duration;
 
 use millrace_model::spec::{
-    ClickHouseDestination, MetadataColumns, OutOfRange, PipeSettings, PostgresSource, ReplicationMode,
-    SchemaChangePolicy, TableEngine, TableSpec, TlsMode, TruncatePolicy,
+    ClickHouseDestination, Cluster, MetadataColumns, OutOfRange, PipeSettings, PostgresSource,
+    ReplicationMode, SchemaChangePolicy, TableEngine, TableSpec, TlsMode, TruncatePolicy,
 };
 use millrace_model::{Labels, PipeName, PipeSpec, Secret, TableName};
 use url::Url;
@@ -42,6 +42,7 @@ pub fn with_secrets(spec: &PipeSpec) -> wire::PipeSpec {
             database: spec.destination.database.clone(),
             username: spec.destination.username.clone(),
             password: spec.destination.password.expose().to_owned(),
+            cluster: spec.destination.cluster.as_ref().map(wire::ClickHouseCluster::from),
         }),
         tables: spec.tables.iter().map(wire::TableMapping::from).collect(),
         settings: Some(wire::PipeSettings::from(&spec.settings)),
@@ -95,6 +96,17 @@ impl From<TlsMode> for wire::TlsMode {
     }
 }
 
+impl From<&Cluster> for wire::ClickHouseCluster {
+    fn from(cluster: &Cluster) -> Self {
+        Self {
+            name: cluster.name.clone(),
+            replicated: Some(cluster.replicated),
+            sharded: Some(cluster.sharded),
+            insert_quorum: cluster.insert_quorum,
+        }
+    }
+}
+
 impl From<&TableSpec> for wire::TableMapping {
     fn from(table: &TableSpec) -> Self {
         Self {
@@ -115,6 +127,7 @@ impl From<&TableSpec> for wire::TableMapping {
                 .iter()
                 .map(|(column, policy)| (column.clone(), wire::OutOfRange::from(*policy).into()))
                 .collect(),
+            sharding_expr: table.sharding.clone().unwrap_or_default(),
         }
     }
 }
@@ -277,6 +290,8 @@ fn read(spec: wire::PipeSpec, tables_required: bool) -> Result<PipeSpec, Protoco
         checker.refuse("tables", "missing; name at least one table");
     }
     let tables = read_tables(&mut checker, spec.tables);
+    let sharded = destination.as_ref().and_then(|one| one.cluster.as_ref()).is_some_and(|one| one.sharded);
+    check_sharding(&mut checker, &tables, sharded);
     let settings = read_settings(&mut checker, spec.settings.unwrap_or_default());
     let read = || {
         Some(PipeSpec {
@@ -364,6 +379,7 @@ fn read_destination(
     demand_text(checker, &at("database"), &destination.database);
     demand_no_nul(checker, &at("username"), &destination.username);
     demand_no_nul(checker, &at("password"), &destination.password);
+    let cluster = destination.cluster.map(|cluster| read_cluster(checker, &at("cluster"), cluster));
     let username =
         if destination.username.is_empty() { CLICKHOUSE_USER.to_owned() } else { destination.username };
     Some(ClickHouseDestination {
@@ -371,7 +387,22 @@ fn read_destination(
         database: destination.database,
         username,
         password: Secret::new(destination.password),
+        cluster,
     })
+}
+
+fn read_cluster(checker: &mut Checker, outer: &str, cluster: wire::ClickHouseCluster) -> Cluster {
+    demand_text(checker, &joined(outer, "name"), &cluster.name);
+    let replicated = cluster.replicated.unwrap_or(true);
+    let sharded = cluster.sharded.unwrap_or(false);
+    checker.demand(replicated || sharded, outer, || {
+        "is neither replicated nor sharded; leave it out for a single host".to_owned()
+    });
+    let quorum = cluster.insert_quorum;
+    checker.demand(quorum == 0 || replicated, &joined(outer, "insertQuorum"), || {
+        "has no use where nothing is replicated".to_owned()
+    });
+    Cluster { name: cluster.name, replicated, sharded, insert_quorum: quorum }
 }
 
 /// Whether the text is the address of a ClickHouse HTTP interface. The text itself is not repeated: it may hold a password.
@@ -408,10 +439,11 @@ fn read_tables(checker: &mut Checker, mappings: Vec<wire::TableMapping>) -> Vec<
         if let Some((first, like)) = targets.get(&target) {
             let alike = like.table_engine == mapping.table_engine
                 && like.partition_by_expr == mapping.partition_by_expr
+                && like.sharding_expr == mapping.sharding_expr
                 && like.sorting_keys == mapping.sorting_keys;
             checker.demand(alike, &at("target"), || {
                 format!(
-                    "'{target}' is the destination of tables[{first}] too; tableEngine, sortingKeys and partitionByExpr must be the same for both"
+                    "'{target}' is the destination of tables[{first}] too; tableEngine, sortingKeys, partitionByExpr and shardingExpr must be the same for both"
                 )
             });
         }
@@ -426,6 +458,7 @@ fn read_tables(checker: &mut Checker, mappings: Vec<wire::TableMapping>) -> Vec<
         }
         let engine = known(checker, &at("tableEngine"), mapping.table_engine, read_engine);
         demand_no_nul(checker, &at("partitionByExpr"), &mapping.partition_by_expr);
+        demand_no_nul(checker, &at("shardingExpr"), &mapping.sharding_expr);
         let column_types: BTreeMap<String, String> = mapping.column_types.into_iter().collect();
         for (column, column_type) in &column_types {
             let field = format!("tables[{index}].columnTypes.{column}");
@@ -450,11 +483,26 @@ fn read_tables(checker: &mut Checker, mappings: Vec<wire::TableMapping>) -> Vec<
             sorting_keys: mapping.sorting_keys,
             engine: engine.unwrap_or_default(),
             partition_by: Some(mapping.partition_by_expr).filter(|expression| !expression.is_empty()),
+            sharding: Some(mapping.sharding_expr).filter(|expression| !expression.is_empty()),
             column_types,
             out_of_range,
         });
     }
     tables
+}
+
+/// A sharding expression needs shards; behind a sharded table stands another of its name with `_local`.
+fn check_sharding(checker: &mut Checker, tables: &[TableSpec], sharded: bool) {
+    for (index, table) in tables.iter().enumerate() {
+        checker.demand(table.sharding.is_none() || sharded, &format!("tables[{index}].shardingExpr"), || {
+            "has no use without destination.clickhouse.cluster.sharded".to_owned()
+        });
+        let local = tables.iter().position(|other| format!("{}_local", other.target) == table.target);
+        checker.demand(local.is_none() || !sharded, &format!("tables[{index}].target"), || {
+            let of = local.unwrap_or_default();
+            format!("'{}' is the name of the local tables behind the target of tables[{of}]", table.target)
+        });
+    }
 }
 
 /// An enum's value; one that this release does not know is refused.
@@ -621,6 +669,7 @@ impl fmt::Debug for wire::ClickHouseDestination {
             .field("database", &self.database)
             .field("username", &self.username)
             .field("password", &Secret::new(self.password.as_str()))
+            .field("cluster", &self.cluster)
             .finish()
     }
 }

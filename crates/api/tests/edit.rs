@@ -30,6 +30,7 @@ fn pipe() -> PipeSpec {
             database: "shop".to_owned(),
             username: "default".to_owned(),
             password: Secret::new("destination secret"),
+            cluster: None,
         },
         tables: vec![TableSpec::new(TableName::new("public", "orders"), "orders")],
         settings: PipeSettings::default(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use millrace_api::proto::pipe::v1 as wire;
 use millrace_api::spec::{with_secrets, without_secrets};
 use millrace_model::spec::{
-    ClickHouseDestination, MetadataColumns, OutOfRange, PipeSettings, PostgresSource, ReplicationMode,
-    SchemaChangePolicy, TableEngine, TableSpec, TlsMode, TruncatePolicy,
+    ClickHouseDestination, Cluster, MetadataColumns, OutOfRange, PipeSettings, PostgresSource,
+    ReplicationMode, SchemaChangePolicy, TableEngine, TableSpec, TlsMode, TruncatePolicy,
 };
 use millrace_model::{Labels, PipeSpec, Secret, TableName};
 use proptest::prelude::*;
@@ -36,14 +36,25 @@ fn source() -> impl Strategy<Value = PostgresSource> {
 }
 
 fn destination() -> impl Strategy<Value = ClickHouseDestination> {
-    (select(vec!["http://h:8123", "https://h.example/path"]), text(), text(), secret()).prop_map(
-        |(url, database, username, password)| ClickHouseDestination {
+    let url = select(vec!["http://h:8123", "https://h.example/path"]);
+    (url, text(), text(), secret(), proptest::option::of(cluster())).prop_map(
+        |(url, database, username, password, cluster)| ClickHouseDestination {
             url: url.to_owned(),
             database,
             username,
             password,
+            cluster,
         },
     )
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    (text(), any::<bool>(), any::<u32>()).prop_map(|(name, replicated, quorum)| Cluster {
+        name,
+        replicated,
+        sharded: !replicated,
+        insert_quorum: if replicated { quorum } else { 0 },
+    })
 }
 
 /// Tables with distinct sources and targets, and columns that do not clash.

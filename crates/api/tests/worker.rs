@@ -45,6 +45,7 @@ fn spec() -> PipeSpec {
             database: "shop".to_owned(),
             username: "default".to_owned(),
             password: Secret::new("other"),
+            cluster: None,
         },
         tables: vec![TableSpec::new(orders(), "orders")],
         settings: PipeSettings::default(),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use millrace_api::yaml::{SpecErrors, parse_pipe_yaml, parse_source_yaml};
 use millrace_model::spec::{
-    MetadataColumns, OutOfRange, PipeSettings, ReplicationMode, SchemaChangePolicy, TableEngine, TableSpec,
-    TlsMode, TruncatePolicy,
+    Cluster, MetadataColumns, OutOfRange, PipeSettings, ReplicationMode, SchemaChangePolicy, TableEngine,
+    TableSpec, TlsMode, TruncatePolicy,
 };
 use millrace_model::{PipeSpec, TableName};
 
@@ -112,7 +112,12 @@ fn every_setting_arrives() {
     tableEngine: MergeTree
     partitionByExpr: toYYYYMM(at)
     columnTypes: {amount: 'Decimal(18, 4)'}
-    outOfRange: {amount: stop, note: null}",
+    outOfRange: {amount: stop, note: null}
+    shardingExpr: intHash64(id)",
+        ),
+        (
+            "url: 'http://127.0.0.1:8123'",
+            "url: 'http://127.0.0.1:8123', cluster: {name: analytics, sharded: true, insertQuorum: 2}",
         ),
     ]))
     .unwrap();
@@ -144,9 +149,12 @@ fn every_setting_arrives() {
         partition_by: Some("toYYYYMM(at)".to_owned()),
         column_types: [("amount".to_owned(), "Decimal(18, 4)".to_owned())].into(),
         out_of_range: [("amount".to_owned(), OutOfRange::Stop), ("note".to_owned(), OutOfRange::Null)].into(),
+        sharding: Some("intHash64(id)".to_owned()),
         ..TableSpec::new(TableName::new("public", "lines"), "lines")
     };
     assert_eq!(spec.tables[1], lines);
+    let cluster = Cluster { name: "analytics".to_owned(), replicated: true, sharded: true, insert_quorum: 2 };
+    assert_eq!(spec.destination.cluster, Some(cluster));
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 use millrace_mapping::evolution::Alteration;
 
+use millrace_model::PipeId;
+
+use crate::cluster::sharding_expression;
 use crate::quoting::{quote_identifier, quote_string};
 use crate::{Destination, Error, TargetTable};
 
@@ -11,18 +14,29 @@ impl Destination {
     ///
     /// # Errors
     /// The table is gone, or ClickHouse refuses a change: columns of the sorting key cannot be changed, for instance.
-    pub async fn alter_columns(&self, target: &TargetTable, alterations: &[Alteration]) -> Result<(), Error> {
+    pub async fn alter_columns(
+        &self,
+        target: &TargetTable,
+        alterations: &[Alteration],
+        owner: &PipeId,
+    ) -> Result<(), Error> {
         let table = &target.table;
+        let failed = |source| Error::Alter { table: table.clone(), source };
+        let (local, on_cluster) = (self.local(table), self.topology().await.map_err(failed)?.on_cluster());
         let time64 = if target.holds_time64() { self.server().await?.time64_setting } else { None };
         let mut settings = vec![("mutations_sync", "2"), ("alter_sync", "2")];
         settings.extend(time64.iter().map(|name| (name.as_str(), "1")));
         for alteration in alterations {
-            let sql = format!("ALTER TABLE {table} {}", clause(target, alteration));
+            let sql = format!("ALTER TABLE {local}{on_cluster} {}", clause(target, alteration));
             let timeout = self.connection.options.table_timeout;
-            let result = self.connection.execute(&sql, &settings, timeout).await;
-            result.map_err(|source| Error::Alter { table: table.clone(), source })?;
+            self.change(&sql, &settings, timeout).await.map_err(failed)?;
         }
-        Ok(())
+        match sharding_expression(target) {
+            Some(expression) if !alterations.is_empty() => {
+                self.lead(table, &expression, owner).await.map_err(failed)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

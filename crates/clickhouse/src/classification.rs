@@ -22,6 +22,15 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
         "ClickHouse lacks memory, threads, quota or query slots at the moment; tried again.",
     ),
     (
+        "DESTINATION_CLUSTER_LAYOUT",
+        "The cluster's shards and replicas are not what the pipe says it has; see destination.clickhouse.cluster.",
+    ),
+    (
+        "DESTINATION_CLUSTER_UNEVEN",
+        "The hosts of the cluster do not have the same table, for example because one is behind with statements; tried again.",
+    ),
+    ("DESTINATION_CLUSTER_UNKNOWN", "ClickHouse knows no cluster of that name."),
+    (
         "DESTINATION_COLUMN_CLASH",
         "A source column has the name of a metadata column, or array columns share a name before a dot.",
     ),
@@ -71,6 +80,14 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
     ("DESTINATION_UNREACHABLE", "No connection to ClickHouse, or it broke; tried again."),
     ("DESTINATION_VERSION_TOO_OLD", "The ClickHouse server is older than 24.8."),
     ("DESTINATION_VIEW_FAILED", "A materialized view on the destination table fails the insert."),
+    (
+        "PARTITION_EXPRESSION_INVALID",
+        "partitionByExpr cannot be used; in a ReplacingMergeTree it may only use columns of the sorting key.",
+    ),
+    (
+        "SHARDING_EXPRESSION_INVALID",
+        "shardingExpr cannot be used: it gives no integer, gives equal rows different shards, or uses columns beyond the sorting key; or a table without key has none.",
+    ),
 ];
 
 /// What a failure means and what can be done about it. Unknown failures are the operator's.
@@ -100,6 +117,10 @@ pub fn classify(error: &Error) -> Problem {
         Error::NotEmpty { .. } => {
             let remedy = "choose another target name, or empty, drop or rename the table";
             return Problem::operator("DESTINATION_TABLE_NOT_EMPTY", error.to_string(), remedy);
+        }
+        Error::Uneven { .. } => {
+            let remedy = "if it persists, look at system.distributed_ddl_queue, and make the table on hosts that were added";
+            return Problem::transient("DESTINATION_CLUSTER_UNEVEN", error.to_string(), remedy);
         }
         Error::NotOurs { .. } => {
             let remedy = "drop it by hand if it is not needed";
@@ -373,10 +394,16 @@ mod tests {
 
     #[test]
     fn every_code_is_listed_and_every_listed_code_is_used() {
-        let sources =
-            [include_str!("classification.rs"), include_str!("inspection.rs"), include_str!("table.rs")];
+        let sources = [
+            include_str!("classification.rs"),
+            include_str!("cluster.rs"),
+            include_str!("inspection.rs"),
+            include_str!("table.rs"),
+            include_str!("validation.rs"),
+        ];
         let used = sources.iter().flat_map(|source| source.split('"')).filter(|text| {
-            text.strip_prefix("DESTINATION_").is_some_and(|rest| !rest.is_empty())
+            (text.strip_prefix("DESTINATION_").is_some_and(|rest| !rest.is_empty())
+                || text.strip_suffix("_EXPRESSION_INVALID").is_some_and(|rest| !rest.is_empty()))
                 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
         });
         let counted = used.fold(std::collections::BTreeMap::<&str, usize>::new(), |mut counts, code| {

@@ -137,6 +137,14 @@ pub enum Error {
         /// How many rows.
         rows: u64,
     },
+    /// The hosts of the cluster do not have the same table.
+    #[error("the hosts of the cluster do not agree on table {table}: {reason}")]
+    Uneven {
+        /// The table.
+        table: TableRef,
+        /// Which of them has what.
+        reason: String,
+    },
     /// A table that is to be dropped was not made by the pipe that asks.
     #[error("table {table} was not made by this pipe")]
     NotOurs {

@@ -150,6 +150,23 @@ pub(crate) fn differences(target: &TargetTable, existing: &ExistingTable) -> Vec
             target.sorting_key.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
         differences.push(format!("its sorting key is ({sorting_key}), not ({wanted})"));
     }
+    differences.extend(missing_columns(target, existing));
+    // A row that changes its partition would leave its older versions behind.
+    let moving = |column: &&ExistingColumn| {
+        target.engine == TableEngine::ReplacingMergeTree
+            && column.partitions
+            && !target.sorting_key.contains(&column.name)
+    };
+    for column in existing.columns.iter().filter(moving) {
+        let quoted = quote_identifier(&column.name);
+        differences.push(format!("its partition key uses {quoted}, which is not in the sorting key"));
+    }
+    differences
+}
+
+/// Which columns of the target the existing table lacks, or has otherwise.
+pub(crate) fn missing_columns(target: &TargetTable, existing: &ExistingTable) -> Vec<String> {
+    let mut differences = Vec::new();
     for (name, column_type) in target.columns() {
         let column_type = column_type.to_string();
         let quoted = quote_identifier(name);
@@ -163,16 +180,6 @@ pub(crate) fn differences(target: &TargetTable, existing: &ExistingTable) -> Vec
             }
             Some(_) => {}
         }
-    }
-    // A row that changes its partition would leave its older versions behind.
-    let moving = |column: &&ExistingColumn| {
-        target.engine == TableEngine::ReplacingMergeTree
-            && column.partitions
-            && !target.sorting_key.contains(&column.name)
-    };
-    for column in existing.columns.iter().filter(moving) {
-        let quoted = quote_identifier(&column.name);
-        differences.push(format!("its partition key uses {quoted}, which is not in the sorting key"));
     }
     differences
 }
@@ -229,6 +236,7 @@ mod tests {
             sorting_key: vec!["id".to_owned()],
             engine: TableEngine::ReplacingMergeTree,
             partition_by: None,
+            sharding: None,
             delete_on_merge: true,
         }
     }

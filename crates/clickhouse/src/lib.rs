@@ -11,6 +11,7 @@
 
 mod alter;
 mod classification;
+mod cluster;
 mod connection;
 mod destination;
 mod error;
@@ -18,10 +19,13 @@ mod inspection;
 mod lookup;
 mod quoting;
 mod scan;
+mod structure;
 mod swap;
 mod table;
+mod validation;
 
 pub use classification::{ERROR_CODES, classify};
+pub use cluster::Topology;
 pub use connection::{Compression, ConnectionOptions};
 pub use destination::{Destination, EnsuredTable, TableUuid};
 pub use error::{Error, Failure};
@@ -29,4 +33,6 @@ pub use inspection::ServerFacts;
 pub use lookup::CurrentRow;
 pub use quoting::{quote_identifier, quote_string};
 pub use scan::{Scan, ScannedRow};
-pub use table::{TableRef, TargetTable, create_database_statement, create_table_statement};
+pub use table::{
+    TableRef, TargetTable, create_database_statement, create_distributed_statement, create_table_statement,
+};

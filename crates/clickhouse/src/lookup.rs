@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use millrace_mapping::row_binary::take_value;
 use millrace_mapping::{ChType, EncodedBlock};
-use millrace_model::spec::MetadataColumns;
+use millrace_model::spec::{Cluster, MetadataColumns};
 
+use crate::cluster::consistency;
 use crate::quoting::quote_identifier;
 use crate::{Destination, Error, Failure, TableRef};
 
@@ -29,7 +30,7 @@ impl Destination {
     /// travel inside of the statement, twice as long as they are: give at most some MiB. The answer is held in memory as a whole; one larger than `limit` bytes is given up, which
     /// is `None`.
     ///
-    /// Sees every insert that was answered before; on replicated tables the server is asked for that.
+    /// Sees every insert that was answered before: all replicas of a cluster are asked, and otherwise the server for that.
     pub async fn current_rows(
         &self,
         table: &TableRef,
@@ -44,7 +45,7 @@ impl Destination {
         }
         let failed = |source| Error::LookUp { table: table.clone(), source };
         let values: Vec<String> = columns.iter().map(|(name, _)| quote_identifier(name)).collect();
-        let sql = statement(table, metadata, keys, key, &values);
+        let sql = self.newest_statement(table, metadata, keys, key, &values);
         let timeout = self.connection.options.table_timeout;
         let answer = self.connection.bytes_within(&sql, "RowBinary", timeout, limit).await.map_err(failed)?;
         let Some(answer) = answer else { return Ok(None) };
@@ -77,7 +78,7 @@ impl Destination {
             "toUInt64({})",
             if columns.is_empty() { "0".to_owned() } else { format!("byteSize({})", columns.join(", ")) }
         );
-        let sql = statement(table, metadata, keys, key, &[size]);
+        let sql = self.newest_statement(table, metadata, keys, key, &[size]);
         let timeout = self.connection.options.table_timeout;
         let answer = self.connection.bytes(&sql, "RowBinary", timeout).await.map_err(failed)?;
         let mut rest = &answer[..];
@@ -91,6 +92,20 @@ impl Destination {
             sizes.push((found.ordinal, size));
         }
         Ok(sizes)
+    }
+}
+
+impl Destination {
+    fn newest_statement(
+        &self,
+        table: &TableRef,
+        metadata: &MetadataColumns,
+        keys: &EncodedBlock,
+        key: &[String],
+        values: &[String],
+    ) -> String {
+        let rows = self.on_all_hosts(&self.local(table).to_string());
+        statement(self.cluster.as_ref(), &rows, metadata, keys, key, values)
     }
 }
 
@@ -111,7 +126,8 @@ fn number(bytes: &mut &[u8]) -> Option<u64> {
 
 /// The keys are joined, not only looked for, so that each found row says which key it is of. They stand in the statement once. `values` are expressions over the table's columns.
 fn statement(
-    table: &TableRef,
+    cluster: Option<&Cluster>,
+    rows: &str,
     metadata: &MetadataColumns,
     keys: &EncodedBlock,
     key: &[String],
@@ -137,12 +153,13 @@ fn statement(
     format!(
         "WITH given AS (SELECT * FROM format(Native, unhex('{hex}'))) \
          SELECT key_ordinal, row_version, row_deleted{taken} FROM \
-         (SELECT {rows}, {version} AS row_version, {is_deleted} AS row_deleted{selected} FROM {table} \
-         WHERE ({key}) IN (SELECT {key} FROM given) ORDER BY {version} DESC LIMIT 1 BY {key}) AS found \
-         INNER JOIN (SELECT {keys}, {version} AS key_ordinal FROM given) AS sought ON {matched} \
-         SETTINGS select_sequential_consistency = 1",
-        rows = renamed("row"),
+         (SELECT {found}, {version} AS row_version, {is_deleted} AS row_deleted{selected} FROM {rows} \
+         WHERE ({key}) {within} (SELECT {key} FROM given) ORDER BY {version} DESC LIMIT 1 BY {key}) AS found \
+         INNER JOIN (SELECT {keys}, {version} AS key_ordinal FROM given) AS sought ON {matched}{}",
+        consistency(cluster),
+        found = renamed("row"),
         keys = renamed("key"),
+        within = if cluster.is_some() { "GLOBAL IN" } else { "IN" },
         matched = matched.join(" AND "),
     )
 }

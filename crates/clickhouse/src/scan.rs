@@ -6,6 +6,7 @@ use millrace_mapping::ChType;
 use millrace_mapping::row_binary::take_value;
 use millrace_model::spec::MetadataColumns;
 
+use crate::cluster::consistency;
 use crate::quoting::quote_identifier;
 use crate::{Destination, Error, Failure, TableRef};
 
@@ -34,17 +35,19 @@ impl Destination {
     ///
     /// # Errors
     /// ClickHouse refuses, or does not answer.
-    pub fn scan(
+    pub async fn scan(
         &self,
         table: &TableRef,
         metadata: &MetadataColumns,
         columns: &[(&str, &ChType)],
     ) -> Result<Scan, Error> {
+        self.synchronise(table).await?;
         let selected: Vec<String> = columns.iter().map(|(name, _)| quote_identifier(name)).collect();
         let sql = format!(
-            "SELECT {} FROM {table} FINAL WHERE {} = 0 SETTINGS select_sequential_consistency = 1",
+            "SELECT {} FROM {table} FINAL WHERE {} = 0{}",
             selected.join(", "),
-            quote_identifier(&metadata.is_deleted)
+            quote_identifier(&metadata.is_deleted),
+            consistency(self.cluster.as_ref())
         );
         let cursor = self.connection.stream(&sql, "RowBinary");
         Ok(Scan {

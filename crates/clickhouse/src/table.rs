@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use millrace_mapping::{ChType, ColumnPlan, metadata_columns};
-use millrace_model::spec::{MetadataColumns, TableEngine};
+use millrace_model::spec::{Cluster, MetadataColumns, TableEngine};
 use millrace_model::{PipeId, Problem, TableName};
 
+use crate::Topology;
+use crate::cluster::{distributed_engine, local_table};
 use crate::quoting::{quote_identifier, quote_string};
 
 /// Inserts whose tokens a table remembers, so that one that is repeated changes nothing. Only the newest are ever
 /// repeated: those that were in flight when a worker or the connection died.
 const DEDUPLICATION_WINDOW: u32 = 1_000;
+
+/// How long a Replicated table remembers them, in seconds: longer than a pipe is down without anybody minding.
+const DEDUPLICATION_SECONDS: u32 = 604_800;
 
 /// A table of the destination by its database and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +59,8 @@ pub struct TargetTable {
     /// PARTITION BY, as the user wrote it. In a ReplacingMergeTree a function of columns of the sorting key, since a row that changed its partition
     /// would leave its older versions behind.
     pub partition_by: Option<String>,
+    /// Which shard keeps a row, as the user wrote it; `None` goes by the sorting key. Of no meaning where the destination is not sharded.
+    pub sharding: Option<String>,
     /// Whether a ReplacingMergeTree takes the deleted flag, so that `FINAL` hides deleted rows.
     pub delete_on_merge: bool,
 }
@@ -66,9 +73,9 @@ impl TargetTable {
     }
 
     /// What makes the table impossible in any ClickHouse, all of it at once.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self, cluster: Option<&Cluster>) -> Vec<Problem> {
         let mut problems = Vec::new();
-        problems.extend(self.name_too_long());
+        problems.extend(self.name_too_long(&local_table(cluster, &self.table)));
         problems.extend(self.column_clashes());
         problems.extend(self.sorting_key_problem());
         problems.into_iter().map(|problem| problem.of_table(&self.source)).collect()
@@ -77,18 +84,17 @@ impl TargetTable {
     /// ClickHouse keeps a dropped table's definition in a file `database.table.uuid.sql`, with every byte that is not a
     /// letter, a digit or an underscore written as three, and file names end at 255 bytes
     /// (`getMaxTableNameLengthForDatabase`).
-    fn name_too_long(&self) -> Option<Problem> {
+    fn name_too_long(&self, table: &TableRef) -> Option<Problem> {
         const FILE_NAME: usize = 255;
         const DOTS_UUID_AND_SUFFIX: usize = 2 + 36 + 4;
-        let room = (FILE_NAME - DOTS_UUID_AND_SUFFIX).saturating_sub(escaped_length(&self.table.database));
-        let length = escaped_length(&self.table.name);
+        let room = (FILE_NAME - DOTS_UUID_AND_SUFFIX).saturating_sub(escaped_length(&table.database));
+        let length = escaped_length(&table.name);
         (length > room).then(|| {
             Problem::operator(
                 "DESTINATION_NAME_TOO_LONG",
                 format!(
-                    "the name of table {} takes {length} bytes in a file name, where every byte but ASCII letters, \
-                     digits and underscores counts three times; ClickHouse has room for {room}",
-                    self.table
+                    "the name of table {table} takes {length} bytes in a file name, where every byte but ASCII letters, \
+                     digits and underscores counts three times; ClickHouse has room for {room}"
                 ),
                 "choose a shorter target name",
             )
@@ -158,6 +164,20 @@ impl TargetTable {
         in_key.into_iter().any(|column| column.target.to_string().contains("Nullable("))
     }
 
+    /// A select list that gives those of the columns that are asked for, by their names, each with its type's default.
+    pub(crate) fn defaults_of(&self, asked: impl Fn(&ColumnPlan) -> bool) -> String {
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .filter(|column| asked(column))
+            .map(|column| {
+                let column_type = quote_string(&column.target.to_string());
+                format!("defaultValueOfTypeName({column_type}) AS {}", quote_identifier(&column.name))
+            })
+            .collect();
+        if columns.is_empty() { "1".to_owned() } else { columns.join(", ") }
+    }
+
     /// `Time64` has to be allowed by a setting on some servers.
     pub(crate) fn holds_time64(&self) -> bool {
         fn holds(column_type: &ChType) -> bool {
@@ -184,13 +204,13 @@ pub(crate) fn ownership_comment(owner: &PipeId) -> String {
 }
 
 /// `CREATE DATABASE` in the server's default engine, which exchanges tables in every supported version.
-pub fn create_database_statement(database: &str, owner: &PipeId) -> String {
+pub fn create_database_statement(database: &str, owner: &PipeId, topology: &Topology) -> String {
     let (database, comment) = (quote_identifier(database), quote_string(&ownership_comment(owner)));
-    format!("CREATE DATABASE IF NOT EXISTS {database} COMMENT {comment}")
+    format!("CREATE DATABASE IF NOT EXISTS {database}{} COMMENT {comment}", topology.on_cluster())
 }
 
-/// `CREATE TABLE` for a table without [`TargetTable::problems`].
-pub fn create_table_statement(target: &TargetTable, owner: &PipeId) -> String {
+/// `CREATE TABLE` of the table that keeps the rows, for one without [`TargetTable::problems`].
+pub fn create_table_statement(target: &TargetTable, owner: &PipeId, topology: &Topology) -> String {
     let columns = target
         .columns()
         .map(|(name, column_type)| format!("    {} {column_type}", quote_identifier(name)))
@@ -202,12 +222,15 @@ pub fn create_table_statement(target: &TargetTable, owner: &PipeId) -> String {
     let sorting_key = if sorting_key.is_empty() { "tuple()".to_owned() } else { sorting_key };
     let version = quote_identifier(&target.metadata.version);
     let is_deleted = quote_identifier(&target.metadata.is_deleted);
+    // Without arguments the server's default path in the Keeper is taken, which holds the table's UUID: one that is dropped
+    // and made anew shares nothing with the one before.
+    let replicated = if topology.is_replicated() { "Replicated" } else { "" };
     let engine = match target.engine {
         TableEngine::ReplacingMergeTree if target.delete_on_merge => {
-            format!("ReplacingMergeTree({version}, {is_deleted})")
+            format!("{replicated}ReplacingMergeTree({version}, {is_deleted})")
         }
-        TableEngine::ReplacingMergeTree => format!("ReplacingMergeTree({version})"),
-        TableEngine::MergeTree => "MergeTree".to_owned(),
+        TableEngine::ReplacingMergeTree => format!("{replicated}ReplacingMergeTree({version})"),
+        TableEngine::MergeTree => format!("{replicated}MergeTree"),
         TableEngine::Null => "Null".to_owned(),
     };
     let mut storage = String::new();
@@ -215,23 +238,47 @@ pub fn create_table_statement(target: &TargetTable, owner: &PipeId) -> String {
         if let Some(expression) = &target.partition_by {
             let _ = writeln!(storage, "PARTITION BY {expression}");
         }
+        let window = if topology.is_replicated() {
+            format!(
+                "replicated_deduplication_window = {DEDUPLICATION_WINDOW}, \
+                 replicated_deduplication_window_seconds = {DEDUPLICATION_SECONDS}"
+            )
+        } else {
+            format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}")
+        };
         let nullable = if target.has_nullable_key() { ", allow_nullable_key = 1" } else { "" };
-        let _ = writeln!(
-            storage,
-            "ORDER BY ({sorting_key})\nSETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}{nullable}"
-        );
+        let _ = writeln!(storage, "ORDER BY ({sorting_key})\nSETTINGS {window}{nullable}");
     }
     let mut statement = String::new();
     // Writing into a String cannot fail.
     let _ = write!(
         statement,
-        "CREATE TABLE IF NOT EXISTS {table} (\n{columns}\n)\n\
+        "CREATE TABLE IF NOT EXISTS {table}{on_cluster} (\n{columns}\n)\n\
          ENGINE = {engine}\n\
          {storage}COMMENT {comment}",
-        table = target.table,
+        table = local_table(topology.cluster.as_ref(), &target.table),
+        on_cluster = topology.on_cluster(),
         comment = quote_string(&ownership_comment(owner)),
     );
     statement
+}
+
+/// The statement that makes the table before those that keep the rows, or gives it their columns as they are now; `None` where
+/// the destination is not sharded. It keeps nothing itself, so it can be made anew at any time.
+pub fn create_distributed_statement(
+    table: &TableRef,
+    expression: &str,
+    owner: &PipeId,
+    topology: &Topology,
+) -> Option<String> {
+    let cluster = topology.cluster.as_ref().filter(|cluster| cluster.sharded)?;
+    let local = local_table(Some(cluster), table);
+    Some(format!(
+        "CREATE OR REPLACE TABLE {table}{on_cluster} AS {local} ENGINE = {engine}{expression}) COMMENT {comment}",
+        on_cluster = topology.on_cluster(),
+        engine = distributed_engine(cluster, &local),
+        comment = quote_string(&ownership_comment(owner)),
+    ))
 }
 
 #[cfg(test)]
@@ -252,6 +299,7 @@ mod tests {
             sorting_key: vec!["id".to_owned()],
             engine: TableEngine::ReplacingMergeTree,
             partition_by: None,
+            sharding: None,
             delete_on_merge: true,
         }
     }
@@ -261,12 +309,12 @@ mod tests {
     }
 
     fn codes(target: &TargetTable) -> Vec<String> {
-        target.problems().into_iter().map(|problem| problem.code).collect()
+        target.problems(None).into_iter().map(|problem| problem.code).collect()
     }
 
     #[test]
     fn a_table_is_declared_with_its_columns_key_and_owner() {
-        insta::assert_snapshot!(create_table_statement(&orders(), &owner()), @r"
+        insta::assert_snapshot!(create_table_statement(&orders(), &owner(), &Topology::default()), @r"
         CREATE TABLE IF NOT EXISTS `shop`.`orders` (
             `id` Int64,
             `note` Nullable(String),
@@ -290,8 +338,8 @@ mod tests {
         ];
         let mut text = String::new();
         for target in &engines {
-            assert_eq!(target.problems(), []);
-            let statement = create_table_statement(target, &owner());
+            assert_eq!(target.problems(None), []);
+            let statement = create_table_statement(target, &owner(), &Topology::default());
             text.push_str(statement.split_once("ENGINE").map_or("", |(_, engine)| engine));
             text.push('\n');
         }
@@ -323,8 +371,8 @@ mod tests {
             sorting_key: vec!["Order No".to_owned(), "`".to_owned()],
             ..orders()
         };
-        assert_eq!(target.problems(), []);
-        insta::assert_snapshot!(create_table_statement(&target, &owner()), @r"
+        assert_eq!(target.problems(None), []);
+        insta::assert_snapshot!(create_table_statement(&target, &owner(), &Topology::default()), @r"
         CREATE TABLE IF NOT EXISTS `my db?`.`a\`b\\c'd.é` (
             `Order No` LowCardinality(Nullable(String)),
             `tags` Array(Nullable(Int32)),
@@ -339,18 +387,60 @@ mod tests {
         COMMENT 'millrace pipe 0000000000ab'
         ");
         insta::assert_snapshot!(
-            create_database_statement(&target.table.database, &owner()),
+            create_database_statement(&target.table.database, &owner(), &Topology::default()),
             @"CREATE DATABASE IF NOT EXISTS `my db?` COMMENT 'millrace pipe 0000000000ab'"
         );
+    }
+
+    fn topology(replicated: bool, sharded: bool) -> Topology {
+        let cluster = Cluster { name: "my`c".to_owned(), replicated, sharded, insert_quorum: 2 };
+        Topology { cluster: Some(cluster), database_carries: false }
+    }
+
+    #[test]
+    fn a_cluster_is_told_of_every_table_and_its_replicas_keep_each_others_rows() {
+        let replicated = topology(true, false);
+        insta::assert_snapshot!(create_table_statement(&orders(), &owner(), &replicated));
+        insta::assert_snapshot!(create_database_statement("shop", &owner(), &replicated));
+        assert_eq!(create_distributed_statement(&orders().table, "id", &owner(), &replicated), None);
+        let append_only = TargetTable {
+            engine: TableEngine::MergeTree,
+            sorting_key: Vec::new(),
+            partition_by: Some("id % 10".to_owned()),
+            ..orders()
+        };
+        insta::assert_snapshot!(create_table_statement(&append_only, &owner(), &replicated));
+    }
+
+    #[test]
+    fn a_sharded_table_stands_before_the_ones_that_keep_its_rows() {
+        let sharded = topology(true, true);
+        insta::assert_snapshot!(create_table_statement(&orders(), &owner(), &sharded));
+        let lead = create_distributed_statement(&orders().table, "cityHash64(id)", &owner(), &sharded);
+        insta::assert_snapshot!(lead.unwrap());
+        let alone = create_table_statement(&orders(), &owner(), &topology(false, true));
+        assert!(
+            alone.contains("`orders_local` ON CLUSTER") && alone.contains("= ReplacingMergeTree("),
+            "{alone}"
+        );
+    }
+
+    #[test]
+    fn a_replicated_database_carries_statements_itself() {
+        let carried = Topology { database_carries: true, ..topology(true, true) };
+        let statement = create_table_statement(&orders(), &owner(), &carried);
+        assert!(!statement.contains("ON CLUSTER") && statement.contains("= ReplicatedReplacingMergeTree("));
+        let lead = create_distributed_statement(&orders().table, "id", &owner(), &carried).unwrap();
+        assert!(!lead.contains("ON CLUSTER"), "{lead}");
     }
 
     #[test]
     fn the_longest_name_depends_on_how_it_is_written_in_file_names() {
         let named =
             |database: &str, name: String| TargetTable { table: TableRef::new(database, name), ..orders() };
-        assert_eq!(named("a", "t".repeat(212)).problems(), []);
+        assert_eq!(named("a", "t".repeat(212)).problems(None), []);
         assert_eq!(codes(&named("a", "t".repeat(213))), ["DESTINATION_NAME_TOO_LONG"]);
-        assert_eq!(named("ü", "t".repeat(207)).problems(), []);
+        assert_eq!(named("ü", "t".repeat(207)).problems(None), []);
         assert_eq!(codes(&named("ü", "t".repeat(208))), ["DESTINATION_NAME_TOO_LONG"]);
         assert_eq!(codes(&named("a", ".".repeat(71))), ["DESTINATION_NAME_TOO_LONG"]);
         assert_eq!(codes(&named(&"d".repeat(300), "t".to_owned())), ["DESTINATION_NAME_TOO_LONG"]);
@@ -366,7 +456,7 @@ mod tests {
             column("a.d", "String"),
             column("e.f", "Array(Nullable(String))"),
         ];
-        let problems = TargetTable { columns, ..orders() }.problems();
+        let problems = TargetTable { columns, ..orders() }.problems(None);
         let lines = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         insta::assert_snapshot!(lines, @r"
         public.orders: source column '_millrace_version' has the name of one of Millrace's own columns [DESTINATION_COLUMN_CLASH]; name the column under excludedColumns, or choose other metadataColumns
@@ -382,6 +472,6 @@ mod tests {
         };
         assert_eq!(codes(&keyed(&[])), ["DESTINATION_SORTING_KEY_INVALID"]);
         assert_eq!(codes(&keyed(&["id", "other"])), ["DESTINATION_SORTING_KEY_INVALID"]);
-        assert_eq!(keyed(&["note", "id"]).problems(), []);
+        assert_eq!(keyed(&["note", "id"]).problems(None), []);
     }
 }

@@ -19,6 +19,7 @@ fn destination(url: String, options: ConnectionOptions) -> Destination {
         database: "shop".to_owned(),
         username: "me".to_owned(),
         password: Secret::new("hunter2"),
+        cluster: None,
     };
     Destination::with_options(&settings, options).unwrap()
 }

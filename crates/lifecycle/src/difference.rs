@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use millrace_model::spec::TableSpec;
+use millrace_model::spec::{Cluster, TableSpec};
 use millrace_model::{PipeSpec, TableName};
 
 /// The difference between two specifications of one pipe.
@@ -63,8 +63,13 @@ impl Difference {
             self.settings.push("the connection to the source".to_owned());
         }
         let (old, new) = (&before.destination, &after.destination);
+        let layout = |cluster: &Option<Cluster>| {
+            cluster.clone().map(|cluster| (cluster.name, cluster.replicated, cluster.sharded))
+        };
         if old.database != new.database {
             self.refused.push(("the destination's database cannot be edited".to_owned(), anew));
+        } else if layout(&old.cluster) != layout(&new.cluster) {
+            self.refused.push(("the destination's cluster cannot be edited".to_owned(), anew));
         } else if old != new {
             self.settings.push("the connection to the destination".to_owned());
         }
@@ -126,6 +131,7 @@ fn table_changes(old: &TableSpec, new: &TableSpec) -> Vec<&'static str> {
         (old.sorting_keys != new.sorting_keys, "sortingKeys"),
         (old.engine != new.engine, "tableEngine"),
         (old.partition_by != new.partition_by, "partitionByExpr"),
+        (old.sharding != new.sharding, "shardingExpr"),
         (old.column_types != new.column_types, "columnTypes"),
     ];
     changes.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect()

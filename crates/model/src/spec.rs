@@ -83,6 +83,22 @@ pub struct ClickHouseDestination {
     pub username: String,
     /// Password; may be empty.
     pub password: Secret,
+    /// The hosts that share the tables, where it is more than the one that answers.
+    #[serde(default)]
+    pub cluster: Option<Cluster>,
+}
+
+/// Hosts that share a destination's tables, and how. Any of them may answer at the destination's address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its name in `system.clusters`.
+    pub name: String,
+    /// Whether the replicas of a shard keep each other's rows by Replicated engines; otherwise a shard is one host.
+    pub replicated: bool,
+    /// Whether each shard keeps a part of the rows, behind a Distributed table; otherwise there is one shard.
+    pub sharded: bool,
+    /// How many replicas must have an insert before it counts (`insert_quorum`); 0 leaves that to the server.
+    pub insert_quorum: u32,
 }
 
 /// What keeps a destination table's rows.
@@ -154,6 +170,9 @@ pub struct TableSpec {
     /// The destination's PARTITION BY, an expression over columns of the sorting key; `None` is one partition.
     #[serde(default)]
     pub partition_by: Option<String>,
+    /// Which shard of the destination's cluster keeps a row; `None` goes by the sorting key.
+    #[serde(default)]
+    pub sharding: Option<String>,
     /// ClickHouse types in place of the default ones, by column.
     #[serde(default)]
     pub column_types: BTreeMap<String, String>,
@@ -172,6 +191,7 @@ impl TableSpec {
             sorting_keys: Vec::new(),
             engine: TableEngine::default(),
             partition_by: None,
+            sharding: None,
             column_types: BTreeMap::new(),
             out_of_range: BTreeMap::new(),
         }

@@ -73,12 +73,24 @@ fn port(reader: &mut Reader<'_>, section: &mut Section) -> u32 {
 }
 
 fn destination(reader: &mut Reader<'_>, given: Given) -> Option<wire::ClickHouseDestination> {
-    let mut section = reader.section(given, &["url", "database", "username", "password"])?;
+    let mut section = reader.section(given, &["url", "database", "username", "password", "cluster"])?;
+    let cluster = section.take("cluster").and_then(|given| cluster(reader, given));
     Some(wire::ClickHouseDestination {
         url: reader.text(&mut section, "url"),
         database: reader.text(&mut section, "database"),
         username: reader.text(&mut section, "username"),
         password: reader.text(&mut section, "password"),
+        cluster,
+    })
+}
+
+fn cluster(reader: &mut Reader<'_>, given: Given) -> Option<wire::ClickHouseCluster> {
+    let mut section = reader.section(given, &["name", "replicated", "sharded", "insertQuorum"])?;
+    Some(wire::ClickHouseCluster {
+        name: reader.text(&mut section, "name"),
+        replicated: reader.boolean(&mut section, "replicated"),
+        sharded: reader.boolean(&mut section, "sharded"),
+        insert_quorum: reader.number(&mut section, "insertQuorum").unwrap_or_default(),
     })
 }
 
@@ -93,6 +105,7 @@ fn table(reader: &mut Reader<'_>, given: Given) -> wire::TableMapping {
         "partitionByExpr",
         "columnTypes",
         "outOfRange",
+        "shardingExpr",
     ];
     let Some(mut section) = reader.section(given, &known) else { return wire::TableMapping::default() };
     let engine = reader.choice(&mut section, "tableEngine", &ENGINES, &[]).unwrap_or_default();
@@ -115,6 +128,7 @@ fn table(reader: &mut Reader<'_>, given: Given) -> wire::TableMapping {
         partition_by_expr: reader.text(&mut section, "partitionByExpr"),
         column_types,
         out_of_range,
+        sharding_expr: reader.text(&mut section, "shardingExpr"),
     }
 }
 

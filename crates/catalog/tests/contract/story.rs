@@ -46,6 +46,7 @@ fn spec(name: &str, mode: ReplicationMode, tables: &[&str]) -> PipeSpec {
             database: "shop".into(),
             username: "default".into(),
             password: Secret::default(),
+            cluster: None,
         },
         tables: tables
             .iter()

@@ -4,7 +4,7 @@ use clickhouse::Client;
 use millrace_clickhouse::{ConnectionOptions, Destination, TableRef, TargetTable};
 use millrace_devstack::{ClickHouse, ClickHouseOptions, Launcher};
 use millrace_mapping::{BlockBuilder, Cell, ColumnPlan, EncodedBlock};
-use millrace_model::spec::{ClickHouseDestination, MetadataColumns};
+use millrace_model::spec::{ClickHouseDestination, Cluster, MetadataColumns};
 use millrace_model::{PgType, PipeId, Secret, TableName, Timestamp};
 
 /// A running engine with nothing in it, gone when it is dropped.
@@ -40,11 +40,19 @@ impl Engine {
             database: database.to_owned(),
             username: "default".to_owned(),
             password: Secret::default(),
+            cluster: None,
         }
     }
 
     pub(crate) fn destination(&self, database: &str) -> Destination {
         Destination::new(&self.settings(database)).unwrap()
+    }
+
+    /// Sharded over the cluster that the engine knows, which is this host alone.
+    pub(crate) fn sharded(&self, database: &str) -> Destination {
+        let cluster =
+            Some(Cluster { name: "default".to_owned(), replicated: false, sharded: true, insert_quorum: 0 });
+        Destination::new(&ClickHouseDestination { cluster, ..self.settings(database) }).unwrap()
     }
 
     pub(crate) fn destination_with(&self, database: &str, options: ConnectionOptions) -> Destination {
@@ -87,6 +95,7 @@ pub(crate) fn notes(table: TableRef) -> TargetTable {
         sorting_key: vec!["id".to_owned()],
         engine: millrace_model::spec::TableEngine::ReplacingMergeTree,
         partition_by: None,
+        sharding: None,
         delete_on_merge: true,
     }
 }

@@ -161,6 +161,7 @@ fn spec(name: &str) -> PipeSpec {
             database: "shop".to_owned(),
             username: "default".to_owned(),
             password: Secret::new(""),
+            cluster: None,
         },
         tables: Vec::new(),
         settings: PipeSettings::default(),

@@ -14,6 +14,19 @@ use crate::{Error, Result};
 /// ours travels in the first line of `log_comment`.
 pub(crate) const QUERY_ID: &str = "splitByChar('\\n', Settings['log_comment'])[1]";
 
+/// The cluster that the engine knows: this host alone, as a new server's `default` is.
+pub(crate) const CLUSTER: &str = "default";
+
+/// The library reads this file from the working folder. A host counts as this one by its port, which nobody listens on.
+pub(crate) const CONFIGURATION: &str = "\
+<clickhouse>
+  <tcp_port>9000</tcp_port>
+  <remote_servers>
+    <default><shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard></default>
+  </remote_servers>
+</clickhouse>
+";
+
 /// ClickHouse on one data folder. A process can have one, and one folder one process.
 pub(crate) struct Engine {
     library: Library,
@@ -32,6 +45,10 @@ impl Engine {
         let path = library;
         let library =
             Library::load(path).map_err(|source| Error::Library { path: path.to_path_buf(), source })?;
+        let working = data.parent().unwrap_or(data);
+        std::fs::write(working.join("config.xml"), CONFIGURATION)
+            .and_then(|()| std::env::set_current_dir(working))
+            .map_err(|source| Error::Folder { path: working.to_path_buf(), source })?;
         let text = data.to_str().ok_or_else(|| failed("its path is not UTF-8".into()))?.to_owned();
         // What the engine says about a refusal goes to stderr, which is the log.
         let refused = "the engine refused, for example because another process uses the same data";

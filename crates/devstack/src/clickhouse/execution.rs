@@ -6,12 +6,13 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::compression::Decoder;
-use super::engine::{Engine, QUERY_ID};
+use super::engine::{CLUSTER, Engine, QUERY_ID};
 use super::exception::Exception;
 use super::reply::{Gone, Head, Reply};
 use super::request::{Parameters, form_fields};
 use super::statement::{
-    InsertText, insert_with_data, is_empty, output_format, with_query_ids, writes_to_file,
+    InsertText, UnknownCluster, insert_with_data, is_empty, output_format, with_query_ids, without_cluster,
+    writes_to_file,
 };
 use crate::foreign::{Connection, Counts, Output, Rows};
 
@@ -204,7 +205,10 @@ fn run_query(
     }
     reads_only.store(analysis.read_only, Ordering::Release);
 
-    let text = with_query_ids(text, QUERY_ID);
+    let text = without_cluster(text, CLUSTER).map_err(|UnknownCluster(name)| {
+        Exception::new(170, "CLUSTER_DOESNT_EXIST", format!("Requested cluster '{name}' not found"))
+    })?;
+    let text = with_query_ids(&text, QUERY_ID);
     let format = output_format(&text).or_else(|| parameters.default_format.clone());
     let format = format.unwrap_or_else(|| DEFAULT_FORMAT.to_owned());
     if analysis.read_only

@@ -251,8 +251,18 @@ pub(crate) fn with_query_ids<'t>(text: &'t [u8], id: &str) -> Cow<'t, [u8]> {
                 && tokens.is(at + 2, "processes")
                 && !tokens.is_symbol(at + 3, b'.')
             {
-                let table = format!("(SELECT * REPLACE ({id} AS query_id) FROM system.processes)");
-                edits.push((first.start..last.end, table));
+                let table = format!(
+                    "(SELECT * REPLACE ({id} AS query_id, {id} AS initial_query_id) FROM system.processes)"
+                );
+                // The cluster is this host alone, and a subquery cannot be sent to it.
+                let of_cluster = (at.checked_sub(4)).filter(|call| {
+                    tokens.is(*call, "clusterAllReplicas") && tokens.is_symbol(call + 1, b'(')
+                });
+                let range = match (of_cluster, tokens.tokens.get(at + 3)) {
+                    (Some(call), Some(end)) => tokens.tokens[call].start..end.end,
+                    _ => first.start..last.end,
+                };
+                edits.push((range, table));
             }
         }
     }
@@ -261,6 +271,33 @@ pub(crate) fn with_query_ids<'t>(text: &'t [u8], id: &str) -> Cow<'t, [u8]> {
         edited.splice(range, replacement.into_bytes());
     }
     Cow::Owned(edited)
+}
+
+/// A statement for all hosts of a cluster that the engine does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnknownCluster(pub(crate) String);
+
+/// The text without `ON CLUSTER`, which the engine cannot do: `cluster` has this host alone.
+pub(crate) fn without_cluster<'t>(text: &'t [u8], cluster: &str) -> Result<Cow<'t, [u8]>, UnknownCluster> {
+    if !["CREATE", "ALTER", "DROP", "RENAME", "EXCHANGE", "SYSTEM"]
+        .iter()
+        .any(|word| Lexer::new(text).next().is_some_and(|token| is_keyword(text, token, word)))
+    {
+        return Ok(Cow::Borrowed(text));
+    }
+    let tokens = Tokens::of(text);
+    let clause = (0..tokens.tokens.len()).find(|at| tokens.is(*at, "ON") && tokens.is(at + 1, "CLUSTER"));
+    let (Some(at), Some(name)) = (clause, clause.and_then(|at| tokens.tokens.get(at + 2))) else {
+        return Ok(Cow::Borrowed(text));
+    };
+    let unquoted = String::from_utf8_lossy(tokens.slice(*name));
+    let unquoted = unquoted.trim_matches(['`', '"', '\'']);
+    if unquoted != cluster {
+        return Err(UnknownCluster(unquoted.to_owned()));
+    }
+    let mut edited = text.to_vec();
+    edited.drain(tokens.tokens[at].start..name.end);
+    Ok(Cow::Owned(edited))
 }
 
 fn is_column(found: &[u8], name: &str) -> bool {
@@ -340,9 +377,25 @@ mod tests {
         );
         assert_eq!(
             map("SELECT query_id FROM system.processes WHERE 1"),
-            "SELECT query_id FROM (SELECT * REPLACE (ID AS query_id) FROM system.processes) WHERE 1"
+            "SELECT query_id FROM (SELECT * REPLACE (ID AS query_id, ID AS initial_query_id) FROM system.processes) WHERE 1"
+        );
+        assert_eq!(
+            map("SELECT 1 FROM clusterAllReplicas('c', system.processes) WHERE 1"),
+            "SELECT 1 FROM (SELECT * REPLACE (ID AS query_id, ID AS initial_query_id) FROM system.processes) WHERE 1"
         );
         assert_eq!(map("SELECT 'system.processes', query_id"), "SELECT 'system.processes', query_id");
+    }
+
+    #[test]
+    fn a_statement_for_the_cluster_is_one_for_this_host() {
+        let without = |text: &str| {
+            without_cluster(text.as_bytes(), "c").map(|text| String::from_utf8(text.into_owned()).unwrap())
+        };
+        assert_eq!(without("DROP TABLE t ON CLUSTER `c` SYNC"), Ok("DROP TABLE t  SYNC".into()));
+        assert_eq!(without("rename table a to b on cluster 'c'"), Ok("rename table a to b ".into()));
+        let read = "SELECT 'ON CLUSTER c' FROM a JOIN b ON cluster = c";
+        assert_eq!(without(read), Ok(read.into()));
+        assert_eq!(without("DROP TABLE t ON CLUSTER other"), Err(UnknownCluster("other".into())));
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl Server {
                 database: "mirror".to_owned(),
                 username: "default".to_owned(),
                 password: Secret::default(),
+                cluster: None,
             },
             tables: tables.iter().map(|name| table(name)).collect(),
             settings: PipeSettings::default(),

@@ -942,9 +942,9 @@ impl Pump<'_> {
             tables::plan(&self.stream.spec, &held.spec, &evolution.definition, &self.destination, facts)?;
         let planned = PlannedTable { id, copying, begins, ignored: evolution.ignored, ..planned };
         let mut patience = Patience::new(&name);
-        let destination = self.destination.clone();
+        let (destination, pipe) = (self.destination.clone(), self.stream.pipe.clone());
         loop {
-            let altered = destination.alter_columns(&planned.target, &evolution.alterations);
+            let altered = destination.alter_columns(&planned.target, &evolution.alterations, &pipe);
             let Err(error) = self.meanwhile(altered).await? else { break };
             if let Err(problem) = self.meanwhile(patience.wait(&error)).await? {
                 return match problem.recovery {

@@ -57,6 +57,7 @@ pub(crate) fn plan(
         },
         engine: table.engine,
         partition_by: table.partition_by.clone(),
+        sharding: table.sharding.clone(),
         delete_on_merge: spec.settings.delete_on_merge,
     };
     Ok(PlannedTable {

@@ -319,7 +319,7 @@ impl<'a> Comparison<'a> {
         };
         let target = &self.planned.target;
         let mut scan =
-            self.destination.scan(&target.table, &target.metadata, &self.columns()).map_err(failed)?;
+            self.destination.scan(&target.table, &target.metadata, &self.columns()).await.map_err(failed)?;
         let mut key = Vec::new();
         while let Some(row) = scan.next().await.map_err(failed)? {
             key_of(&self.key, row.values, row.ends, &mut key);

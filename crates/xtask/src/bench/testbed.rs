@@ -157,6 +157,7 @@ impl Testbed {
             database: database.to_owned(),
             username: "default".to_owned(),
             password: Secret::new(""),
+            cluster: None,
         })?)
     }
 
