@@ -157,6 +157,7 @@ fn works() -> Vec<Work> {
         destination,
     };
     let stream = |copying, begins, swaps| Work::Stream {
+        timeline: 3,
         slot_name: "slot".to_owned(),
         publication_name: "publication".to_owned(),
         system_identifier: u64::MAX,
@@ -208,6 +209,7 @@ fn assignment(work: Work) -> Assignment {
 fn reports() -> Vec<Report> {
     let sizes = vec![TableSize { table: orders(), pages: 8, estimated_rows: 9, file_node: 7 }];
     let stream = StreamProgress {
+        timeline: 4,
         durable: Lsn(1),
         source: Lsn(2),
         changes: 3,
@@ -340,6 +342,7 @@ proptest! {
         caught_up: bool,
     ) {
         let report = Report::Progress(Progress::Stream(StreamProgress {
+            timeline: 0,
             durable: Lsn(durable),
             source: Lsn(source),
             changes,

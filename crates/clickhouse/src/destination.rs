@@ -160,6 +160,19 @@ impl Destination {
         held.map_err(|source| Error::LookUp { table: table.clone(), source })
     }
 
+    /// The greatest version that the table holds, of any row; 0 where it has only copied ones. Reads the whole column.
+    pub async fn newest_version(&self, table: &TableRef, version_column: &str) -> Result<u64, Error> {
+        self.synchronise(table).await?;
+        let sql = format!(
+            "SELECT max({}) FROM {table}{}",
+            quote_identifier(version_column),
+            consistency(self.cluster.as_ref())
+        );
+        let newest = self.connection.rows::<u64>(&sql, self.connection.options.table_timeout).await;
+        let newest = newest.map_err(|source| Error::LookUp { table: table.clone(), source })?;
+        Ok(newest.into_iter().max().unwrap_or_default())
+    }
+
     /// Inserts one block: all of it or nothing, and visible when this returns `Ok`.
     ///
     /// The whole block goes as one INSERT, so it becomes one part (per partition), and a repetition is the same insert.

@@ -134,6 +134,7 @@ impl PipeAggregate {
             publication_due: false,
             garbage: Vec::new(),
             durable: Lsn::ZERO,
+            timeline: 0,
             last_event: 0,
         };
         let mut aggregate = Self::restore(pipe, Vec::new(), Vec::new(), 0);

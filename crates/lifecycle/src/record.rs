@@ -77,6 +77,9 @@ pub struct PipeRecord {
     pub garbage: Vec<String>,
     /// The last durable position that was reported.
     pub durable: Lsn,
+    /// The timeline of the source's log that it is of; 0 while nothing was streamed from the slot.
+    #[serde(default)]
+    pub timeline: u32,
     /// Id of the last event.
     pub last_event: u64,
 }

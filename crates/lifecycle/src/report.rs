@@ -124,7 +124,12 @@ impl PipeAggregate {
                 if stream.durable > self.pipe.durable {
                     self.pipe.durable = stream.durable;
                 }
-                let news = self.followed != Some((epoch, stream.revision));
+                let promoted = stream.timeline != 0 && stream.timeline != self.pipe.timeline;
+                if promoted {
+                    self.pipe.timeline = stream.timeline;
+                    self.touch_pipe();
+                }
+                let news = promoted || self.followed != Some((epoch, stream.revision));
                 self.followed = Some((epoch, stream.revision));
                 let durable = self.pipe.durable;
                 let caught_up = self.ids(|table| {
@@ -149,6 +154,7 @@ impl PipeAggregate {
         self.note(format!("slot {name} stands; changes after {begins} will be streamed"), actor.clone(), now);
         self.pipe.slot = Some(SlotRecord { name, consistent_point: begins });
         self.pipe.durable = begins;
+        self.pipe.timeline = 0;
         self.touch_pipe();
     }
 

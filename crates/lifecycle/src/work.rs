@@ -114,6 +114,7 @@ impl PipeAggregate {
                     system_identifier: self.pipe.system_identifier?,
                     consistent_point: slot.consistent_point,
                     durable: self.pipe.durable,
+                    timeline: self.pipe.timeline,
                     revision: self.pipe.revision,
                     tables: self.active().filter_map(|table| self.streamed(table)).collect(),
                     swaps: self.swaps(|_| true),

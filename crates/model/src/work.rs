@@ -134,6 +134,8 @@ pub enum Work {
         publication_name: String,
         /// The cluster that the slot must be in.
         system_identifier: u64,
+        /// The timeline of the log that was streamed last (PostgreSQL manual, "Timelines"); 0 where nothing was.
+        timeline: u32,
         /// Where the slot began.
         consistent_point: Lsn,
         /// The last durable position that was recorded; zero where none was.
@@ -283,6 +285,8 @@ pub struct StreamProgress {
     pub revision: u64,
     /// Tables that cannot be written for now and hold the slot back, each with its trouble.
     pub held: Vec<(TableId, Problem)>,
+    /// The timeline of the log that is read; another one than before once nothing of that before is known to be lost.
+    pub timeline: u32,
 }
 
 /// How a piece of work ended well.

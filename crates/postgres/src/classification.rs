@@ -44,6 +44,10 @@ pub const ERROR_CODES: &[(&str, &str)] = &[
     ("SOURCE_NOT_A_TABLE", "A view, materialised view, foreign table or sequence cannot be copied."),
     ("SOURCE_NOT_OWNER", "The role does not own a table and so cannot add it to a publication."),
     ("SOURCE_NO_FAILOVER_SLOTS", "enableFailoverSlots needs PostgreSQL 17 or later."),
+    (
+        "SOURCE_OUTRUNS_STANDBYS",
+        "Warning: enableFailoverSlots without synchronized_standby_slots; a promoted standby may lack what was carried.",
+    ),
     ("SOURCE_OUT_OF_RESOURCES", "PostgreSQL lacks connections, senders, slots, memory or disk; tried again."),
     ("SOURCE_OUT_OF_SLOTS", "No replication slot or WAL sender is free."),
     (

@@ -46,6 +46,8 @@ struct Facts {
     database: String,
     /// `max_slot_wal_keep_size` in MiB; -1 is without limit.
     wal_keep: i64,
+    /// Whether the stream waits for standbys (`synchronized_standby_slots`, PostgreSQL 17 and later).
+    waits_for_standbys: bool,
 }
 
 /// Looks at the source as a pipe would use it. `pipe` is the pipe that exists already, whose own slot and publication are not in its way.
@@ -137,7 +139,8 @@ async fn facts(session: &Session) -> Result<Facts, Error> {
                  current_user::text, \
                  current_setting('max_replication_slots')::bigint - (SELECT count(*) FROM pg_replication_slots), \
                  has_database_privilege(current_database(), 'CREATE'), current_database()::text, \
-                 coalesce((SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'), -1)";
+                 coalesce((SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'), -1), \
+                 coalesce(current_setting('synchronized_standby_slots', true), '') <> ''";
     let rows = session.rows(what, sql, &[]).await?;
     let row = rows.first().ok_or_else(|| Error::Protocol("no facts about the server".to_owned()))?;
     Ok(Facts {
@@ -149,6 +152,7 @@ async fn facts(session: &Session) -> Result<Facts, Error> {
         may_create: get(row, 5, what)?,
         database: get(row, 6, what)?,
         wal_keep: get(row, 7, what)?,
+        waits_for_standbys: get(row, 8, what)?,
     })
 }
 
@@ -186,6 +190,14 @@ fn server_problems(spec: &PipeSpec, pipe: Option<&PipeId>, facts: &Facts) -> Vec
                 facts.version / 10_000
             ),
             "upgrade the source to 17 or later, or leave enableFailoverSlots out",
+        ));
+    }
+    if spec.settings.enable_failover_slots && facts.version >= FAILOVER_SLOTS && !facts.waits_for_standbys {
+        problems.push(Problem::warning(
+            "SOURCE_OUTRUNS_STANDBYS",
+            "synchronized_standby_slots is empty, so changes are carried that a standby may lack when it is promoted; \
+             the pipe would have to be copied anew then",
+            "set synchronized_standby_slots to the names of the standbys' physical slots and reload",
         ));
     }
     let gives_slot = !spec.mode.copies() && spec.settings.replication_slot_name.is_some();

@@ -32,7 +32,9 @@ pub use copy::{CopyEvent, CopyReader, Place, copy_query, copy_query_of_keys};
 pub use error::{Error, ServerError, Step};
 pub use inspect::{Inspection, inspect, offered_tables};
 pub use lookup::KeyValue;
-pub use replication::{ReplicationEvent, ReplicationStream, StreamForm, SystemIdentity, identify_system};
+pub use replication::{
+    ReplicationEvent, ReplicationStream, StreamForm, SystemIdentity, Timelines, identify_system, timelines,
+};
 pub use session::{Session, SlotState};
 pub use shape::Shape;
 pub use snapshot::{SlotKind, SnapshotSession};

@@ -209,6 +209,52 @@ pub async fn identify_system(
     read().ok_or_else(|| Error::Protocol("an answer to IDENTIFY_SYSTEM that lacks something".to_owned()))
 }
 
+/// The timelines that a server's log has gone through (manual: "Timelines"). Each promotion begins another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timelines {
+    /// The one of now.
+    pub current: u32,
+    /// Those before it, and where each was left.
+    before: Vec<(u32, Lsn)>,
+}
+
+impl Timelines {
+    /// Where the log left a timeline; `None` where it is not among those before the one of now.
+    pub fn left(&self, timeline: u32) -> Option<Lsn> {
+        self.before.iter().find(|(before, _)| *before == timeline).map(|(_, at)| *at)
+    }
+}
+
+/// Opens a replication connection for a moment and asks for the history of its timeline.
+///
+/// # Errors
+/// As [`identify_system`].
+pub async fn timelines(source: &PostgresSource, application_name: &str) -> Result<Timelines, Error> {
+    let unclear = || Error::Protocol("a timeline history that is not understood".to_owned());
+    let mut wire = Wire::connect(source, Purpose::Replication, application_name).await?;
+    let rows = wire.simple_query(Step::IdentifySystem, "IDENTIFY_SYSTEM").await?;
+    let field = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
+    let current = field.and_then(|field| field.parse().ok()).ok_or_else(unclear)?;
+    // The first has none.
+    if current == 1 {
+        return Ok(Timelines { current, before: Vec::new() });
+    }
+    let rows = wire.simple_query(Step::IdentifySystem, &format!("TIMELINE_HISTORY {current}")).await?;
+    let content = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref).ok_or_else(unclear)?;
+    Ok(Timelines { current, before: read_history(content).ok_or_else(unclear)? })
+}
+
+/// Lines of `timeline`, `position`, `reason`, separated by tabs (`src/backend/access/transam/timeline.c`).
+fn read_history(content: &str) -> Option<Vec<(u32, Lsn)>> {
+    let lines = content.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let mut fields = line.split_whitespace();
+            Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
 fn event(body: &[u8]) -> Result<ReplicationEvent<'_>, Error> {
     let short = || Error::Protocol("a replication message that is cut short".to_owned());
     let position = |at: usize| {
@@ -239,6 +285,18 @@ mod tests {
         fn no_bytes_make_an_event_panic(bytes: Vec<u8>) {
             let _ = event(&bytes);
         }
+    }
+
+    #[test]
+    fn a_timeline_history_tells_where_each_was_left() {
+        let history =
+            "1\t0/3000158\tno recovery target specified\n\n2\tA/20\tbefore 2000-01-01 00:00:00+00\n";
+        let timelines = Timelines { current: 3, before: read_history(history).unwrap() };
+        assert_eq!(timelines.left(1), Some(Lsn(0x300_0158)));
+        assert_eq!(timelines.left(2), Some(Lsn(0xA_0000_0020)));
+        assert_eq!(timelines.left(3), None);
+        assert_eq!(read_history("# a comment\n"), Some(Vec::new()));
+        assert_eq!(read_history("1 nowhere x"), None);
     }
 
     #[test]

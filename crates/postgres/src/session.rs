@@ -108,6 +108,15 @@ impl Session {
         self.client.is_closed()
     }
 
+    /// Whether it is a standby.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn is_in_recovery(&self) -> Result<bool, Error> {
+        let what = "to tell whether it is a standby";
+        column(&self.rows(what, "SELECT pg_is_in_recovery()", &[]).await?, what)
+    }
+
     /// The cluster's own number, which no copy of it under the same address shares unless it is a standby (manual: "IDENTIFY_SYSTEM").
     ///
     /// # Errors

@@ -79,6 +79,7 @@ fn write_work(work: &Work) -> WireWork {
             slot_name,
             publication_name,
             system_identifier,
+            timeline,
             consistent_point,
             durable,
             revision,
@@ -89,6 +90,7 @@ fn write_work(work: &Work) -> WireWork {
             slot_name: slot_name.clone(),
             publication_name: publication_name.clone(),
             system_identifier: *system_identifier,
+            timeline: *timeline,
             consistent_point: consistent_point.0,
             durable_lsn: durable.0,
             tables: tables
@@ -219,6 +221,7 @@ fn read_work(work: WireWork) -> Result<Work, ProtocolError> {
                 slot_name: not_empty("stream.slotName", work.slot_name)?,
                 publication_name: not_empty("stream.publicationName", work.publication_name)?,
                 system_identifier: work.system_identifier,
+                timeline: work.timeline,
                 consistent_point: Lsn(work.consistent_point),
                 durable: Lsn(work.durable_lsn),
                 revision: work.revision,

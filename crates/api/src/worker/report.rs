@@ -66,6 +66,7 @@ fn write_progress(progress: &Progress) -> WireProgress {
         Progress::Verify { rows } => WireProgress::Verify(wire::VerifyProgress { rows_read: *rows }),
         Progress::Stream(stream) => WireProgress::Stream(wire::StreamProgress {
             durable_lsn: stream.durable.0,
+            timeline: stream.timeline,
             source_lsn: stream.source.0,
             changes_applied: stream.changes,
             // Zero says that there is none, so a delay below a microsecond counts as one.
@@ -212,6 +213,7 @@ fn read_stream(stream: wire::StreamProgress) -> Result<StreamProgress, ProtocolE
     };
     Ok(StreamProgress {
         durable: Lsn(stream.durable_lsn),
+        timeline: stream.timeline,
         source: Lsn(stream.source_lsn),
         changes: stream.changes_applied,
         delay: (stream.delay_micros > 0).then(|| Duration::from_micros(stream.delay_micros)),

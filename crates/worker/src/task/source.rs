@@ -42,6 +42,16 @@ pub(crate) async fn claim_slot(
             "point the pipe at the cluster it was made from, or run `millrace pipe resync` to copy from this one",
         )]);
     }
+    if session.is_in_recovery().await.map_err(failed)? {
+        return Err(vec![Problem::transient(
+            "SOURCE_IS_STANDBY",
+            format!(
+                "a standby answers at {}:{}, whose slots cannot be read",
+                spec.source.host, spec.source.port
+            ),
+            "promote it, or point the address at the primary; the stream goes on by itself",
+        )]);
+    }
     session.require_usable_slot(slot_name).await.map_err(failed)?;
     session.release_slot(slot_name).await.map_err(failed)?;
     let state = session.slot_state(slot_name).await.map_err(failed)?;

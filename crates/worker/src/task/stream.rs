@@ -30,6 +30,7 @@ use millrace_model::{
 use millrace_pgoutput::{Commit, Relation};
 use millrace_postgres::{
     BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, Session, StreamForm, classify,
+    timelines,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -103,6 +104,7 @@ pub(crate) struct Stream {
     slot_name: String,
     publication_name: String,
     system_identifier: u64,
+    timeline: u32,
     durable: Lsn,
     revision: u64,
     tables: Vec<StreamedTable>,
@@ -118,6 +120,7 @@ impl Stream {
                 slot_name,
                 publication_name,
                 system_identifier,
+                timeline,
                 consistent_point,
                 durable,
                 revision,
@@ -131,6 +134,7 @@ impl Stream {
                 slot_name,
                 publication_name,
                 system_identifier,
+                timeline,
                 durable: durable.max(consistent_point),
                 revision,
                 tables,
@@ -173,7 +177,12 @@ async fn deliver_claimed(
 }
 
 /// Carries changes until drained, cancelled, or stopped by a problem.
-pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, signals: Signals) -> Ending {
+pub(crate) async fn run(
+    mut stream: Stream,
+    shared: &Shared,
+    reporter: &Reporter,
+    signals: Signals,
+) -> Ending {
     let destination = tables::destination(&stream.spec)?;
     let planned: Vec<PlannedTable> = stream
         .swapped_tables()
@@ -183,6 +192,7 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
     let binary = planned.iter().all(|table| streams_as_binary(&table.columns));
     let swaps = stream.swaps.clone();
     let restart = source::claim_slot(&stream.spec, &stream.slot_name, stream.system_identifier).await?;
+    stream.timeline = follow_timeline(&stream, &planned, &destination).await?;
     let mut tables: Vec<StreamTable> = planned.iter().map(PlannedTable::stream_table).collect();
     let claim = if planned.iter().any(keeps_every_row) {
         Some(Arc::new(Claim::take(&stream.spec.source, &stream.pipe, stream.epoch).await?))
@@ -256,6 +266,53 @@ pub(crate) async fn run(stream: Stream, shared: &Shared, reporter: &Reporter, si
         }
         Caught::Drain => pump.drain(signals).await,
     }
+}
+
+/// The timeline of the source's log now. Where it is another than before, a standby was promoted: what the one before committed
+/// after they parted never was, as far as the source knows, and must not be in the destination.
+///
+/// What it commits since may have the same positions. So this is asked before anything further is read.
+async fn follow_timeline(
+    stream: &Stream,
+    planned: &[PlannedTable],
+    destination: &Destination,
+) -> Result<u32, Vec<Problem>> {
+    let application = source::application_name(&stream.pipe, stream.epoch);
+    let history =
+        timelines(&stream.spec.source, &application).await.map_err(|error| vec![classify(&error)])?;
+    if stream.timeline == 0 || history.current == stream.timeline {
+        return Ok(history.current);
+    }
+    // A history without it parted before anything that can be known.
+    let parted = history.left(stream.timeline).unwrap_or(Lsn::ZERO);
+    let lost = |what: String| {
+        let message = format!(
+            "the source went over to timeline {} at {parted}, and {what}: the standby that was promoted did not have everything that the pipe had carried",
+            history.current
+        );
+        let remedy = "run `millrace pipe resync`; before the next failover, name the standby's slot in synchronized_standby_slots, so that nothing is carried that it lacks";
+        vec![Problem::permanent("SOURCE_LOST_CHANGES", message, remedy)]
+    };
+    if stream.durable > parted {
+        return Err(lost(format!("the destination has its changes up to {}", stream.durable)));
+    }
+    for table in planned {
+        let target = &table.target;
+        if target.engine == TableEngine::Null {
+            continue;
+        }
+        let newest = destination.newest_version(&target.table, &target.metadata.version).await;
+        let newest = Lsn(newest.map_err(|error| vec![millrace_clickhouse::classify(&error)])?);
+        if newest > parted {
+            return Err(lost(format!("{} has a change from {newest}", target.source)));
+        }
+    }
+    tracing::info!(
+        timeline = history.current,
+        %parted,
+        "the source is another server of its cluster, and nothing is lost"
+    );
+    Ok(history.current)
 }
 
 /// How taking a backlog in bulk ended.
@@ -1389,6 +1446,7 @@ impl Pump<'_> {
             tables: tables.collect(),
             revision: self.stream.revision,
             held: held.collect(),
+            timeline: self.stream.timeline,
         }));
     }
 
