@@ -13,6 +13,7 @@ async fn a_short_run_of_random_faults_leaves_both_sides_equal() {
         seed: 12,
         length: Duration::from_secs(20),
         tells: false,
+        hosts: false,
     };
     let outcome = millrace_chaos::run(&options).await.unwrap();
     assert!(outcome.wrong.is_empty(), "{outcome}");

@@ -1,5 +1,6 @@
 //! The servers and processes that are struck.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,10 +13,15 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio_postgres::{Client, NoTls};
 
-use crate::schedule::{COORDINATORS, WORKERS};
+use crate::clock;
+use crate::hosts::Hosts;
+use crate::schedule::{COORDINATORS, Fault, WORKERS};
 
 /// The one pipe.
 pub(crate) const PIPE: &str = "chaos";
+
+/// The workers' ids.
+pub(crate) const WORKER_IDS: [&str; WORKERS] = ["worker-0", "worker-1", "worker-2"];
 
 /// Everything that a run consists of.
 pub(crate) struct Fleet {
@@ -30,6 +36,9 @@ pub(crate) struct Fleet {
     addresses: Vec<String>,
     program: PathBuf,
     folder: PathBuf,
+    hosts: Option<Hosts>,
+    /// Whether processes can be given another time.
+    clocks: bool,
 }
 
 /// Somebody with the command line and the coordinators' addresses.
@@ -78,18 +87,46 @@ pub(crate) struct Process {
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
+    /// The library that gives it another time, where there is one.
+    clock: Option<PathBuf>,
+    /// The network namespace that it runs in.
+    host: Option<String>,
 }
 
 impl Process {
     fn new(program: &Path, arguments: Vec<String>, log: PathBuf) -> Self {
-        Self { program: program.to_owned(), arguments, log, child: None }
+        Self { program: program.to_owned(), arguments, log, child: None, clock: clock::library(), host: None }
+    }
+
+    /// Moves its wall clock so many hours away from the time that it is.
+    pub(crate) fn set_clock(&self, hours: i64) -> anyhow::Result<()> {
+        Ok(std::fs::write(self.clock_file(), format!("{:+}", hours * 3_600))?)
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.log.with_extension("clock")
     }
 
     /// Starts it, after what there was of it before is gone.
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         self.kill().await?;
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.program)
+        let mut command = match &self.host {
+            Some(host) => {
+                let mut command = Command::new("ip");
+                // It becomes the program, and keeps its process id.
+                command.args(["netns", "exec", host]).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        if let Some(library) = &self.clock {
+            if !self.clock_file().exists() {
+                self.set_clock(0)?;
+            }
+            command.envs(clock::environment(library, &self.clock_file()));
+        }
+        let child = command
             .args(&self.arguments)
             .env("MILLRACE_LOG", "info,millrace_worker=debug,millrace_coordinator=debug")
             .env("RUST_BACKTRACE", "1")
@@ -130,16 +167,19 @@ impl Process {
 
 impl Fleet {
     /// Starts servers and processes; logs go into the folder.
-    pub(crate) async fn start(program: &Path, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(program: &Path, folder: &Path, hosts: bool) -> anyhow::Result<Self> {
+        let hosts = if hosts { Some(Hosts::make(WORKERS).await?) } else { None };
+        let here = hosts.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), Hosts::here);
         let launcher = || Launcher::new(program, ["devstack"]);
         let (postgres, clickhouse) = tokio::join!(
             Postgres::start(launcher(), PostgresOptions::new(17, folder.join("postgres"))),
             ClickHouse::start(launcher(), ClickHouseOptions::new(folder.join("clickhouse")))
         );
         let (postgres, clickhouse) = (postgres?, clickhouse?);
-        let source_proxy = Proxy::start(format!("{}:{}", postgres.host(), postgres.port()).parse()?).await?;
+        let source_proxy =
+            Proxy::start_at(here, format!("{}:{}", postgres.host(), postgres.port()).parse()?).await?;
         let server = clickhouse.url();
-        let destination_proxy = Proxy::start(server.trim_start_matches("http://").parse()?).await?;
+        let destination_proxy = Proxy::start_at(here, server.trim_start_matches("http://").parse()?).await?;
         let mut fleet = Self {
             postgres,
             clickhouse,
@@ -151,6 +191,8 @@ impl Fleet {
             addresses: Vec::new(),
             program: program.to_owned(),
             folder: folder.to_owned(),
+            hosts,
+            clocks: clock::library().is_some(),
         };
         fleet.client("postgres").await?.batch_execute("CREATE DATABASE catalog").await?;
         let catalog = format!(
@@ -162,7 +204,7 @@ impl Fleet {
         );
         for number in 0..COORDINATORS {
             let listen = free_address().await?;
-            let proxy = Proxy::start(listen.parse()?).await?;
+            let proxy = Proxy::start_at(here, listen.parse()?).await?;
             let advertise = format!("http://{}", proxy.address());
             fleet.coordinator_proxies.push(proxy);
             let arguments =
@@ -176,15 +218,55 @@ impl Fleet {
         }
         let proxies = fleet.coordinator_proxies.iter().map(|proxy| format!("http://{}", proxy.address()));
         let proxies = proxies.collect::<Vec<_>>().join(",");
-        for number in 0..WORKERS {
-            let id = format!("worker-{number}");
-            let arguments = ["worker", "--id", &id, "--coordinator", &proxies];
+        for (number, id) in WORKER_IDS.iter().enumerate() {
+            let arguments = ["worker", "--id", id, "--coordinator", &proxies];
             let arguments = arguments.map(str::to_owned).to_vec();
             let mut process = Process::new(program, arguments, folder.join(format!("{id}.log")));
+            process.host = fleet.hosts.as_ref().map(|hosts| hosts.name(number));
             process.start().await?;
             fleet.workers.push(process);
         }
         Ok(fleet)
+    }
+
+    /// Whether a fault can be played here.
+    pub(crate) fn can(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::WorkerClock(..) | Fault::CoordinatorClock(..) => self.clocks,
+            Fault::WorkerUnplugged(_) | Fault::WorkerMute(_) | Fault::WorkerDeaf(_) => self.hosts.is_some(),
+            _ => true,
+        }
+    }
+
+    /// The workers' hosts.
+    pub(crate) fn hosts(&self) -> anyhow::Result<&Hosts> {
+        self.hosts.as_ref().context("there is one host")
+    }
+
+    /// Runs statements beside the catalog, past the proxy.
+    pub(crate) async fn at_catalog(&self, sql: &str) -> anyhow::Result<()> {
+        let client = self.client("template1").await?;
+        Ok(client.batch_execute(sql).await?)
+    }
+
+    /// Gives every destination table a limit.
+    pub(crate) async fn limit_tables(&self, setting: &str, value: &str) -> anyhow::Result<()> {
+        self.alter_tables(&format!("MODIFY SETTING {setting} = {value}")).await
+    }
+
+    /// Takes the limit from every destination table.
+    pub(crate) async fn reset_tables(&self, setting: &str) -> anyhow::Result<()> {
+        self.alter_tables(&format!("RESET SETTING {setting}")).await
+    }
+
+    async fn alter_tables(&self, change: &str) -> anyhow::Result<()> {
+        let destination = self.destination();
+        let sql = "SELECT name FROM system.tables WHERE database = 'mirror' AND engine LIKE '%MergeTree'";
+        for table in destination.query(sql).fetch_all::<String>().await? {
+            // One that was copied anew may be gone by now.
+            let _ = destination.query(&format!("ALTER TABLE mirror.{table} {change}")).execute().await;
+        }
+        Ok(())
     }
 
     /// A connection to the source, past the proxy.
@@ -205,9 +287,10 @@ impl Fleet {
     /// Writes the pipe's file; source and destination are reached through the proxies.
     pub(crate) fn write_pipe(&self, tables: &str) -> anyhow::Result<PathBuf> {
         let text = format!(
-            "name: {PIPE}\nsource:\n  postgres: {{host: 127.0.0.1, port: {}, database: postgres, username: {}, password: {}}}\n\
+            "name: {PIPE}\nsource:\n  postgres: {{host: {}, port: {}, database: postgres, username: {}, password: {}}}\n\
              destination:\n  clickhouse: {{url: \"http://{}\", database: mirror}}\ntables:\n{tables}\
              settings: {{snapshotNumRowsPerPartition: 2000, syncInterval: 200ms, maxHeldWal: 10GiB}}\n",
+            self.source_proxy.address().ip(),
             self.source_proxy.address().port(),
             self.postgres.user(),
             self.postgres.password(),

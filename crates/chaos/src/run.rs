@@ -11,7 +11,7 @@ use millrace_devstack::proxy::Mode;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::fleet::{Fleet, PIPE, connect};
+use crate::fleet::{Fleet, PIPE, WORKER_IDS, connect};
 use crate::schedule::{Entry, Fault, schedule};
 use crate::watcher::{Seen, Watcher};
 use crate::workload::{self, TABLES, Workload};
@@ -32,6 +32,8 @@ pub struct Options {
     pub length: Duration,
     /// Prints what happens as it happens.
     pub tells: bool,
+    /// Plays each worker on a host of its own, with network namespaces: for root on Linux.
+    pub hosts: bool,
 }
 
 /// What came of it.
@@ -85,7 +87,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Outcome> {
         println!("schedule of seed {}:", options.seed);
         entries.iter().for_each(|entry| println!("  {entry}"));
     }
-    let fleet = Fleet::start(&options.program, &options.folder).await?;
+    let fleet = Fleet::start(&options.program, &options.folder, options.hosts).await?;
     let mut run = Run { options, fleet, outcome: Outcome::default(), round: 0, errands: JoinSet::new() };
     let ended = run.all(&entries).await;
     run.outcome.wrong.extend(run.fleet.panics()?);
@@ -143,6 +145,10 @@ impl Run<'_> {
             if lasting.iter().any(|(_, other)| clashes(*other, fault)) {
                 continue;
             }
+            if !self.fleet.can(fault) {
+                self.tell(format_args!("  {fault}: cannot be played here"));
+                continue;
+            }
             self.tell(format_args!("  {fault}"));
             *self.outcome.faults.entry(fault.kind()).or_default() += 1;
             self.begin(fault).await.with_context(|| format!("while {fault} began"))?;
@@ -165,10 +171,10 @@ impl Run<'_> {
     }
 
     /// Has a user do something meanwhile, in vain where nobody answers: what ends faults must not wait for it.
-    fn errand(&mut self, arguments: &'static [&'static str]) {
+    fn errand<const N: usize>(&mut self, arguments: [&'static str; N]) {
         let user = self.fleet.user();
         self.errands.spawn(async move {
-            let _ = user.command(arguments, Duration::ZERO).await;
+            let _ = user.command(&arguments, Duration::ZERO).await;
         });
     }
 
@@ -221,13 +227,35 @@ impl Run<'_> {
                 fleet.destination_proxy.set(Mode::NoAnswers);
                 Ok(())
             }
+            Fault::DestinationFull => {
+                fleet.limit_tables("min_free_disk_bytes_to_perform_insert", "1000000000000000").await
+            }
+            Fault::TooManyParts => fleet.limit_tables("parts_to_throw_insert", "1").await,
+            Fault::OutOfMemory => Ok(fleet.clickhouse.set_profile(&[("max_memory_usage", "1000")])?),
+            Fault::SourceRefuses => {
+                fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS false").await?;
+                fleet.at_catalog(&ended("postgres")).await
+            }
+            Fault::CatalogReadOnly => {
+                fleet.at_catalog("ALTER DATABASE catalog SET default_transaction_read_only = on").await?;
+                fleet.at_catalog(&ended("catalog")).await
+            }
+            Fault::WorkerClock(which, hours) => fleet.workers[which].set_clock(hours),
+            Fault::CoordinatorClock(which, hours) => fleet.coordinators[which].set_clock(hours),
+            Fault::WorkerDrained(which) => {
+                self.errand(["worker", "drain", WORKER_IDS[which]]);
+                Ok(())
+            }
+            Fault::WorkerUnplugged(which) => fleet.hosts()?.unplug(which).await,
+            Fault::WorkerMute(which) => fleet.hosts()?.mute(which).await,
+            Fault::WorkerDeaf(which) => fleet.hosts()?.deafen(which).await,
             Fault::Paused => {
                 // Refused in states in which there is nothing to pause.
-                self.errand(&["pipe", "pause", PIPE]);
+                self.errand(["pipe", "pause", PIPE]);
                 Ok(())
             }
             Fault::Resynced => {
-                self.errand(&["pipe", "resync", PIPE, "--table", "public.walk"]);
+                self.errand(["pipe", "resync", PIPE, "--table", "public.walk"]);
                 Ok(())
             }
         }
@@ -264,8 +292,23 @@ impl Run<'_> {
                 fleet.destination_proxy.set(Mode::Pass);
                 Ok(())
             }
+            Fault::DestinationFull => fleet.reset_tables("min_free_disk_bytes_to_perform_insert").await,
+            Fault::TooManyParts => fleet.reset_tables("parts_to_throw_insert").await,
+            Fault::OutOfMemory => Ok(fleet.clickhouse.set_profile(&[])?),
+            Fault::SourceRefuses => fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS true").await,
+            Fault::CatalogReadOnly => {
+                fleet.at_catalog("SET default_transaction_read_only = off; ALTER DATABASE catalog RESET default_transaction_read_only").await?;
+                // Sessions keep what they began with.
+                fleet.at_catalog(&ended("catalog")).await
+            }
+            Fault::WorkerClock(which, _) => fleet.workers[which].set_clock(0),
+            Fault::CoordinatorClock(which, _) => fleet.coordinators[which].set_clock(0),
+            Fault::WorkerDrained(which) => fleet.workers[which].start().await,
+            Fault::WorkerUnplugged(which) => fleet.hosts()?.plug_in(which).await,
+            Fault::WorkerMute(which) => fleet.hosts()?.unmute(which).await,
+            Fault::WorkerDeaf(which) => fleet.hosts()?.undeafen(which).await,
             Fault::Paused => {
-                self.errand(&["pipe", "resume", PIPE]);
+                self.errand(["pipe", "resume", PIPE]);
                 Ok(())
             }
             Fault::PostgresRestarted | Fault::SessionsEnded | Fault::Resynced => Ok(()),
@@ -398,6 +441,13 @@ impl Run<'_> {
     }
 }
 
+/// Ends the sessions of Millrace in a database.
+fn ended(database: &str) -> String {
+    format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND application_name LIKE 'millrace%'"
+    )
+}
+
 fn earliest(lasting: &[(Instant, Fault)]) -> Option<(Instant, Fault)> {
     lasting.iter().copied().min_by_key(|(ends, _)| *ends)
 }
@@ -406,12 +456,22 @@ fn earliest(lasting: &[(Instant, Fault)]) -> Option<(Instant, Fault)> {
 fn clashes(one: Fault, other: Fault) -> bool {
     use Fault as F;
     let subject = |fault: Fault| match fault {
-        F::WorkerKilled(which) | F::WorkerStopped(which) | F::WorkerLeaves(which) => (0, which),
+        F::WorkerKilled(which)
+        | F::WorkerStopped(which)
+        | F::WorkerLeaves(which)
+        | F::WorkerDrained(which) => (0, which),
         F::CoordinatorKilled(which) | F::CoordinatorStopped(which) | F::CoordinatorLeaves(which) => {
             (1, which)
         }
-        F::PostgresRestarted | F::PostgresKilled | F::SessionsEnded => (2, 0),
-        F::ClickHouseKilled => (3, 0),
+        F::PostgresRestarted
+        | F::PostgresKilled
+        | F::SessionsEnded
+        | F::SourceRefuses
+        | F::CatalogReadOnly => (2, 0),
+        F::ClickHouseKilled | F::DestinationFull | F::TooManyParts | F::OutOfMemory => (3, 0),
+        F::WorkerClock(which, _) => (8, which),
+        F::CoordinatorClock(which, _) => (9, which),
+        F::WorkerUnplugged(which) | F::WorkerMute(which) | F::WorkerDeaf(which) => (10, which),
         F::SourceCut | F::SourceSilent => (4, 0),
         F::DestinationCut | F::DestinationSilent | F::AnswersLost => (5, 0),
         F::Paused | F::Resynced => (6, 0),

@@ -55,6 +55,28 @@ pub enum Fault {
     DestinationSilent,
     /// What is sent to the destination arrives and takes effect, but no answer comes back; then the connections are cut.
     AnswersLost,
+    /// Inserts find no room on ClickHouse's disk.
+    DestinationFull,
+    /// Inserts find more parts than ClickHouse allows.
+    TooManyParts,
+    /// Whatever ClickHouse is asked for takes more memory than it has.
+    OutOfMemory,
+    /// The source takes no connections, and those of Millrace are ended.
+    SourceRefuses,
+    /// The catalog can be read but not written.
+    CatalogReadOnly,
+    /// The wall clock of a worker jumps by hours, and back at its end.
+    WorkerClock(usize, i64),
+    /// The wall clock of a coordinator jumps by hours, and back at its end.
+    CoordinatorClock(usize, i64),
+    /// A user drains a worker, which is started again at its end.
+    WorkerDrained(usize),
+    /// A worker's cable is pulled: nothing passes, nobody is told.
+    WorkerUnplugged(usize),
+    /// A worker hears and is not heard.
+    WorkerMute(usize),
+    /// A worker is heard and does not hear.
+    WorkerDeaf(usize),
     /// A user pauses the pipe, and resumes it at its end.
     Paused,
     /// A user has a table copied anew.
@@ -83,6 +105,17 @@ impl Fault {
             Self::DestinationCut => "destination cut off",
             Self::DestinationSilent => "destination silent",
             Self::AnswersLost => "answers lost",
+            Self::DestinationFull => "ClickHouse's disk full",
+            Self::TooManyParts => "too many parts",
+            Self::OutOfMemory => "ClickHouse out of memory",
+            Self::SourceRefuses => "source refuses",
+            Self::CatalogReadOnly => "catalog read-only",
+            Self::WorkerClock(..) => "worker's clock jumps",
+            Self::CoordinatorClock(..) => "coordinator's clock jumps",
+            Self::WorkerDrained(_) => "worker drained",
+            Self::WorkerUnplugged(_) => "worker unplugged",
+            Self::WorkerMute(_) => "worker not heard",
+            Self::WorkerDeaf(_) => "worker does not hear",
             Self::Paused => "pipe paused",
             Self::Resynced => "table copied anew",
         }
@@ -92,16 +125,23 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::WorkerKilled(which) | Self::WorkerStopped(which) | Self::WorkerLeaves(which) => {
-                write!(f, "{} ({which})", self.kind())
-            }
-            Self::CoordinatorKilled(which)
+            Self::WorkerKilled(which)
+            | Self::WorkerStopped(which)
+            | Self::WorkerLeaves(which)
+            | Self::WorkerDrained(which)
+            | Self::WorkerUnplugged(which)
+            | Self::WorkerMute(which)
+            | Self::WorkerDeaf(which)
+            | Self::CoordinatorKilled(which)
             | Self::CoordinatorStopped(which)
             | Self::CoordinatorCut(which)
             | Self::CoordinatorSilent(which)
             | Self::CoordinatorMute(which)
             | Self::CoordinatorLeaves(which) => {
                 write!(f, "{} ({which})", self.kind())
+            }
+            Self::WorkerClock(which, hours) | Self::CoordinatorClock(which, hours) => {
+                write!(f, "{} ({which}, {hours:+} h)", self.kind())
             }
             other => f.write_str(other.kind()),
         }
@@ -150,7 +190,12 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<Entry> {
             | Fault::CoordinatorStopped(_)
             | Fault::CoordinatorCut(_)
             | Fault::CoordinatorSilent(_)
-            | Fault::CoordinatorMute(_) => random.random_range(1_000..14_000),
+            | Fault::CoordinatorMute(_)
+            | Fault::WorkerUnplugged(_)
+            | Fault::WorkerMute(_)
+            | Fault::WorkerDeaf(_)
+            | Fault::WorkerClock(..)
+            | Fault::CoordinatorClock(..) => random.random_range(1_000..14_000),
             Fault::DestinationSilent | Fault::SourceSilent => random.random_range(500..6_000),
             Fault::Resynced | Fault::SessionsEnded => 0,
             _ => random.random_range(200..4_000),
@@ -176,7 +221,8 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<Entry> {
 fn fault(random: &mut StdRng) -> Fault {
     let worker = random.random_range(0..WORKERS);
     let coordinator = random.random_range(0..COORDINATORS);
-    match random.random_range(0..27) {
+    let hours = if random.random_bool(0.5) { 30 } else { -30 };
+    match random.random_range(0..38) {
         0..=2 => Fault::WorkerKilled(worker),
         3..=4 => Fault::WorkerStopped(worker),
         5 => Fault::WorkerLeaves(worker),
@@ -196,6 +242,17 @@ fn fault(random: &mut StdRng) -> Fault {
         23 => Fault::CoordinatorCut(coordinator),
         24 => Fault::CoordinatorSilent(coordinator),
         25 => Fault::CoordinatorMute(coordinator),
+        26 => Fault::DestinationFull,
+        27 => Fault::TooManyParts,
+        28 => Fault::OutOfMemory,
+        29 => Fault::SourceRefuses,
+        30 => Fault::CatalogReadOnly,
+        31 => Fault::WorkerClock(worker, hours),
+        32 => Fault::CoordinatorClock(coordinator, hours),
+        33 => Fault::WorkerDrained(worker),
+        34 => Fault::WorkerUnplugged(worker),
+        35 => Fault::WorkerMute(worker),
+        36 => Fault::WorkerDeaf(worker),
         _ => Fault::Resynced,
     }
 }
@@ -227,6 +284,6 @@ mod tests {
                 Entry::Quiet => None,
             })
             .collect();
-        assert_eq!(kinds.len(), 20, "{kinds:?}");
+        assert_eq!(kinds.len(), 31, "{kinds:?}");
     }
 }

@@ -40,6 +40,8 @@ use crate::{Error, Launcher, Result};
 
 /// The environment variable that carries the password to the guard.
 pub(crate) const PASSWORD_VARIABLE: &str = "MILLRACE_DEVSTACK_CLICKHOUSE_PASSWORD";
+/// The settings of the user's profile, in the data folder.
+pub(crate) const PROFILE: &str = "profile";
 
 /// How a ClickHouse is run.
 #[derive(Debug, Clone)]
@@ -95,6 +97,16 @@ impl ClickHouse {
     /// The folder that it was given.
     pub fn data_dir(&self) -> &Path {
         &self.options.data_dir
+    }
+
+    /// Settings of the user's profile, which every request begins with from now on.
+    ///
+    /// # Errors
+    /// They cannot be written down.
+    pub fn set_profile(&self, settings: &[(&str, &str)]) -> Result<()> {
+        let text: Vec<String> = settings.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+        let path = self.options.data_dir.join(PROFILE);
+        std::fs::write(&path, text.join(", ")).map_err(|source| Error::Folder { path, source })
     }
 
     /// Stops it: no new requests, a moment for those that run.

@@ -1,6 +1,6 @@
 //! A TCP proxy that fails on command: between our processes and a server, to be a bad network.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -47,7 +47,15 @@ impl Proxy {
     /// # Errors
     /// There is no port to be had.
     pub async fn start(server: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), server).await
+    }
+
+    /// As [`Proxy::start`], on another address of this host.
+    ///
+    /// # Errors
+    /// The address is not this host's, or there is no port to be had.
+    pub async fn start_at(host: IpAddr, server: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((host, 0)).await?;
         let address = listener.local_addr()?;
         let (mode, follow) = watch::channel(Mode::Pass);
         let serving = tokio::spawn(async move {

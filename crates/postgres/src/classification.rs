@@ -161,6 +161,8 @@ fn refused(step: Step, refusal: &ServerError, message: String) -> Problem {
             message,
             hinted("check username and password, and the server's pg_hba.conf"),
         ),
+        // ALLOW_CONNECTIONS is false for now.
+        (Step::Connect, "55000") => Problem::transient("SOURCE_CONNECTION_LOST", message, RETRIED),
         (_, "3D000") => {
             Problem::operator("SOURCE_DATABASE_MISSING", message, hinted("check source.postgres.database"))
         }
@@ -229,6 +231,7 @@ mod tests {
             (Step::Connect, "3D000", "SOURCE_DATABASE_MISSING", Operator),
             (Step::Connect, "53300", "SOURCE_OUT_OF_RESOURCES", Retry),
             (Step::Connect, "57P03", "SOURCE_CONNECTION_LOST", Retry),
+            (Step::Connect, "55000", "SOURCE_CONNECTION_LOST", Retry),
             (Step::Copy, "57P01", "SOURCE_CONNECTION_LOST", Retry),
             (Step::Copy, "40001", "SOURCE_CONFLICT", Retry),
             (Step::Copy, "42501", "SOURCE_PERMISSION_DENIED", Operator),

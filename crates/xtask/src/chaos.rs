@@ -16,6 +16,9 @@ pub(crate) struct ChaosArgs {
     /// About how long faults come, in minutes.
     #[arg(long, default_value_t = 5)]
     minutes: u64,
+    /// Put each worker on a host of its own, played by network namespaces: for root on Linux.
+    #[arg(long)]
+    hosts: bool,
     /// Use an optimised build.
     #[arg(long)]
     release: bool,
@@ -35,6 +38,7 @@ pub(crate) async fn run(arguments: ChaosArgs) -> anyhow::Result<()> {
         seed: arguments.seed,
         length: Duration::from_secs(60 * arguments.minutes),
         tells: true,
+        hosts: arguments.hosts,
     };
     let outcome = millrace_chaos::run(&options).await?;
     println!("\n{outcome}");

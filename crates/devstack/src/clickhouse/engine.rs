@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::PROFILE;
 use super::exception::Exception;
 use super::request::Parameters;
 use super::statement::{quote, quote_identifier};
@@ -73,6 +74,13 @@ impl Engine {
         // The library's defaults, where a server's are others; inserts are never asynchronous here.
         let mut settings =
             String::from("implicit_select = 0, allow_introspection_functions = 0, async_insert = 0");
+        // In the working folder, see `start`.
+        if let Ok(profile) = std::fs::read_to_string(PROFILE)
+            && !profile.is_empty()
+        {
+            settings.push_str(", ");
+            settings.push_str(&profile);
+        }
         let mut comment = parameters.query_id.clone();
         for (name, value) in &parameters.settings {
             if name == "log_comment" {
