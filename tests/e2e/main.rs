@@ -13,6 +13,7 @@ mod coordinators;
 mod crash;
 mod engines;
 mod evolution;
+mod exhaustion;
 mod failover;
 mod in_progress;
 mod isolation;

@@ -19,6 +19,9 @@ use crate::workload::{self, TABLES, Workload};
 /// How long everything may take to settle once nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// No query has room; what is too small to be counted by itself is counted, too.
+const OUT_OF_MEMORY: [(&str, &str); 2] = [("max_memory_usage", "1000"), ("max_untracked_memory", "1")];
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -231,7 +234,7 @@ impl Run<'_> {
                 fleet.limit_tables("min_free_disk_bytes_to_perform_insert", "1000000000000000").await
             }
             Fault::TooManyParts => fleet.limit_tables("parts_to_throw_insert", "1").await,
-            Fault::OutOfMemory => Ok(fleet.clickhouse.set_profile(&[("max_memory_usage", "1000")])?),
+            Fault::OutOfMemory => Ok(fleet.clickhouse.set_profile(&OUT_OF_MEMORY)?),
             Fault::SourceRefuses => {
                 fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS false").await?;
                 fleet.at_catalog(&ended("postgres")).await
