@@ -49,6 +49,7 @@ impl Process {
             .args(&arguments)
             .env("MILLRACE_LOG", "info,millrace_worker=debug")
             .env("RUST_BACKTRACE", "1")
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "500")
             .stdin(Stdio::null())
             .stdout(if ready { Stdio::piped() } else { Stdio::null() })
             .stderr(file)

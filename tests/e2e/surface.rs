@@ -1,13 +1,20 @@
-//! What other services see: health, reflection, traces.
+//! What other services see: health, reflection, traces, metrics.
 
 use millrace_api::proto::pipe::v1::pipe_service_client::PipeServiceClient;
 use millrace_api::proto::pipe::v1::{GetRequest, PauseRequest, TableMapping, UpdateRequest};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
@@ -94,6 +101,98 @@ type Span = (Vec<u8>, String, String);
 
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<Span>>>);
+
+/// The newest value of each gauge, by its name and attributes as text.
+#[derive(Clone, Default)]
+struct Gauges(Arc<Mutex<BTreeMap<String, f64>>>);
+
+impl Gauges {
+    /// Listens for exports; gives where.
+    async fn listen(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = tonic::transport::Server::builder()
+            .add_service(MetricsServiceServer::new(self.clone()))
+            .add_service(TraceServiceServer::new(Collector::default()));
+        // Ends with the test's runtime.
+        tokio::spawn(server.serve_with_incoming(incoming));
+        endpoint
+    }
+
+    fn value(&self, gauge: &str) -> Option<f64> {
+        self.0.lock().unwrap().get(gauge).copied()
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Gauges {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        use opentelemetry_proto::tonic::common::v1::any_value::Value;
+        use opentelemetry_proto::tonic::metrics::v1::{metric::Data, number_data_point};
+        let mut gauges = BTreeMap::new();
+        let scopes = request.into_inner().resource_metrics.into_iter().flat_map(|one| one.scope_metrics);
+        for metric in scopes.flat_map(|scope| scope.metrics) {
+            let Some(Data::Gauge(gauge)) = metric.data else { continue };
+            for point in gauge.data_points {
+                let mut attributes: Vec<String> = Vec::new();
+                for attribute in point.attributes {
+                    let Some(Value::StringValue(value)) = attribute.value.and_then(|any| any.value) else {
+                        continue;
+                    };
+                    attributes.push(format!("{}={value}", attribute.key));
+                }
+                attributes.sort();
+                if let Some(number_data_point::Value::AsDouble(value)) = point.value {
+                    gauges.insert(format!("{} {}", metric.name, attributes.join(" ")), value);
+                }
+            }
+        }
+        *self.0.lock().unwrap() = gauges;
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_how_pipes_get_on_and_what_is_in_their_way() {
+    let gauges = Gauges::default();
+    let endpoint = gauges.listen().await;
+    let mut stack = Stack::servers().await;
+    stack.start_coordinator(&["--otlp-endpoint", &endpoint]).await;
+    stack.start_worker("one").await;
+    crate::load::sample_tables(&stack.source().await, 1000).await;
+    stack.apply(&stack.write_pipe_of("shop", &TABLES, SETTINGS)).await;
+    stack.wait_for("shop", "Running").await;
+    stack.caught_up("shop").await;
+    let exported = async |gauge: &str, wanted: f64| {
+        stack.wait(gauge, async || gauges.value(gauge) == Some(wanted)).await;
+    };
+    exported("millrace.pipe.state pipe.name=shop state=running", 1.0).await;
+    exported("millrace.pipe.health health=ok pipe.name=shop", 1.0).await;
+    exported("millrace.pipe.tables pipe.name=shop state=streaming", 3.0).await;
+    exported("millrace.workers state=connected", 1.0).await;
+    let lag = || gauges.value("millrace.pipe.lag pipe.name=shop");
+    stack.wait("the lag", async || lag().is_some()).await;
+    assert!(gauges.value("millrace.pipe.report.age pipe.name=shop").unwrap() < 60.0);
+
+    // A row that is lost, and a table that cannot be written.
+    let lose = "ALTER TABLE mirror.items DELETE WHERE order_id = 7 AND line = 1 SETTINGS mutations_sync = 2";
+    stack.destination().query(lose).execute().await.unwrap();
+    assert!(!stack.run(&["pipe", "verify", "shop", "--table", "public.items"]).await.status.success());
+    exported("millrace.verify.differences pipe.name=shop table.name=public.items", 1.0).await;
+    exported("millrace.pipe.problem code=ROWS_DIFFER pipe.name=shop", 1.0).await;
+    stack.clickhouse.set_profile(&[("readonly", "2")]).unwrap();
+    stack.source().await.batch_execute("UPDATE orders SET note = 'held' WHERE id < 10").await.unwrap();
+    exported(
+        "millrace.table.problem code=DESTINATION_READ_ONLY pipe.name=shop table.name=public.orders",
+        1.0,
+    )
+    .await;
+    exported("millrace.pipe.health health=degraded pipe.name=shop", 1.0).await;
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {

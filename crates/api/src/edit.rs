@@ -53,6 +53,7 @@ fn take(merged: &mut PipeSpec, asked: &PipeSpec, path: &str) -> Result<(), Proto
         "settings.max_held_wal_bytes" => settings.max_held_wal = from.max_held_wal,
         "settings.worker_selector" => settings.worker_selector = from.worker_selector.clone(),
         "settings.verify_every" => settings.verify_every = from.verify_every,
+        "settings.verify_rows_per_second" => settings.verify_rows_per_second = from.verify_rows_per_second,
         "settings.allow_nullable_columns" => settings.allow_nullable_columns = from.allow_nullable_columns,
         "settings.metadata_columns" => settings.metadata_columns = from.metadata_columns.clone(),
         "settings.delete_on_merge" => settings.delete_on_merge = from.delete_on_merge,

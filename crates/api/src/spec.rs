@@ -222,6 +222,7 @@ impl From<&PipeSettings> for wire::PipeSettings {
             enable_failover_slots: Some(settings.enable_failover_slots),
             max_held_wal_bytes: Some(settings.max_held_wal),
             verify_every: settings.verify_every.map(time::duration),
+            verify_rows_per_second: Some(settings.verify_rows_per_second),
             worker_selector: settings.worker_selector.as_map().clone(),
         }
     }
@@ -642,6 +643,7 @@ fn read_settings(checker: &mut Checker, settings: wire::PipeSettings) -> Option<
         enable_failover_slots: settings.enable_failover_slots.unwrap_or(defaults.enable_failover_slots),
         max_held_wal: settings.max_held_wal_bytes.unwrap_or(defaults.max_held_wal),
         verify_every,
+        verify_rows_per_second: settings.verify_rows_per_second.unwrap_or(defaults.verify_rows_per_second),
         worker_selector,
     })
 }

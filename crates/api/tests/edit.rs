@@ -61,6 +61,7 @@ fn other() -> PipeSpec {
         out_of_range: OutOfRange::Stop,
         max_held_wal: 5,
         verify_every: Some(Duration::from_secs(60)),
+        verify_rows_per_second: 7,
         worker_selector: "zone=a".parse().unwrap(),
         ..PipeSettings::default()
     };
@@ -103,6 +104,7 @@ fn the_paths_together_reach_every_part() {
         "settings.out_of_range",
         "settings.max_held_wal_bytes",
         "settings.verify_every",
+        "settings.verify_rows_per_second",
         "settings.worker_selector",
         "settings.allow_nullable_columns",
         "settings.metadata_columns",

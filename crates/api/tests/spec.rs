@@ -114,6 +114,7 @@ fn settings() -> impl Strategy<Value = PipeSettings> {
                     out_of_range: if nullable { OutOfRange::Null } else { OutOfRange::Clamp },
                     enable_failover_slots: failover,
                     max_held_wal: numbers.6,
+                    verify_rows_per_second: numbers.1,
                     verify_every: failover.then(|| Duration::from_secs(60)),
                     worker_selector: if failover {
                         "zone=a".parse().expect("a label")

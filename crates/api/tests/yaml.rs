@@ -102,6 +102,7 @@ fn every_setting_arrives() {
   enableFailoverSlots: true
   maxHeldWal: 20GiB
   verifyEvery: 24h
+  verifyRowsPerSecond: 50000
   workerSelector: {zone: a, pool: large}
   metadataColumns: peerdb
 ",
@@ -141,6 +142,7 @@ fn every_setting_arrives() {
         enable_failover_slots: true,
         max_held_wal: 20 << 30,
         verify_every: Some(Duration::from_secs(86_400)),
+        verify_rows_per_second: 50_000,
         worker_selector: "zone=a,pool=large".parse().unwrap(),
     };
     assert_eq!(spec.settings, expected);

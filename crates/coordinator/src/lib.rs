@@ -20,6 +20,7 @@ mod input;
 mod inspection;
 mod leadership;
 mod memory;
+mod metrics;
 mod pipe_service;
 mod reconciler;
 mod refused;

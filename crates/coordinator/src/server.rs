@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet_service::Fleet;
 use crate::forward::ForwardLayer;
 use crate::leadership::{self, Offices};
+use crate::metrics;
 use crate::pipe_service::Pipes;
 use crate::reconciler::Rhythm;
 use crate::worker_service::Workers;
@@ -97,6 +98,7 @@ impl<C: Catalog> Coordinator<C> {
             address: self.config.advertise.unwrap_or_else(|| format!("http://{address}")),
         };
         let (office, offices) = Offices::new();
+        metrics::measure(&offices);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<PipeServiceServer<Pipes<C>>>().await;
         health.set_serving::<FleetServiceServer<Fleet>>().await;

@@ -107,6 +107,7 @@ impl Difference {
             (old.out_of_range != new.out_of_range, "outOfRange"),
             (old.max_held_wal != new.max_held_wal, "maxHeldWal"),
             (old.verify_every != new.verify_every, "verifyEvery"),
+            (old.verify_rows_per_second != new.verify_rows_per_second, "verifyRowsPerSecond"),
             (old.worker_selector != new.worker_selector, "workerSelector"),
         ];
         self.settings.extend(live.iter().filter(|(differs, _)| *differs).map(|(_, what)| (*what).to_owned()));

@@ -273,6 +273,9 @@ pub struct PipeSettings {
     /// Time between two comparisons of a table with its source; `None`: only when somebody asks.
     #[serde(default)]
     pub verify_every: Option<Duration>,
+    /// Most rows a second that a comparison of one table reads from each side; 0 is without limit.
+    #[serde(default)]
+    pub verify_rows_per_second: u32,
     /// Labels of the workers that may do the pipe's work; all may where there is none.
     #[serde(default)]
     pub worker_selector: Labels,
@@ -306,6 +309,7 @@ impl Default for PipeSettings {
             truncate: TruncatePolicy::default(),
             out_of_range: OutOfRange::default(),
             verify_every: None,
+            verify_rows_per_second: 0,
             worker_selector: Labels::default(),
         }
     }

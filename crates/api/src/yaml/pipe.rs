@@ -169,6 +169,7 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
         "outOfRange",
         "maxHeldWal",
         "verifyEvery",
+        "verifyRowsPerSecond",
         "workerSelector",
         "newTables",
         "metadataColumns",
@@ -204,6 +205,7 @@ fn settings(reader: &mut Reader<'_>, given: Given) -> Option<wire::PipeSettings>
         enable_failover_slots: reader.boolean(&mut section, "enableFailoverSlots"),
         max_held_wal_bytes,
         verify_every: reader.duration(&mut section, "verifyEvery").map(time::duration),
+        verify_rows_per_second: reader.number(&mut section, "verifyRowsPerSecond"),
         worker_selector,
     })
 }

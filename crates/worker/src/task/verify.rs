@@ -112,7 +112,38 @@ struct Comparison<'a> {
     integer_key: Option<String>,
     /// Rows read so far, of both sides.
     rows_read: u64,
+    pace: Pace,
     verified: Verified,
+}
+
+/// Keeps a reading to so many rows a second; 0 is without limit.
+struct Pace {
+    rows_per_second: u32,
+    began: Instant,
+    rows: u64,
+}
+
+impl Pace {
+    fn new(rows_per_second: u32) -> Self {
+        Self { rows_per_second, began: Instant::now(), rows: 0 }
+    }
+
+    /// Another reading begins.
+    fn begin(&mut self) {
+        (self.began, self.rows) = (Instant::now(), 0);
+    }
+
+    /// When the rows that were read so far may have been read at the earliest.
+    fn due(&self) -> Option<Instant> {
+        let second = u64::from(self.rows_per_second);
+        (second > 0).then(|| self.began + Duration::from_millis(self.rows.saturating_mul(1_000) / second))
+    }
+
+    async fn keep(&self) {
+        if let Some(due) = self.due() {
+            tokio::time::sleep_until(due).await;
+        }
+    }
 }
 
 impl<'a> Comparison<'a> {
@@ -151,6 +182,7 @@ impl<'a> Comparison<'a> {
             key_types,
             integer_key,
             rows_read: 0,
+            pace: Pace::new(verify.spec.settings.verify_rows_per_second),
             verified,
         })
     }
@@ -280,6 +312,7 @@ impl<'a> Comparison<'a> {
             Some((column, values)) => copy_query_of_keys(table, column, &values, &as_text),
             None => copy_query(table, PageRange::ALL, &as_text),
         };
+        self.pace.begin();
         let seen = self.reader.begin_now().await.map_err(of_table)?;
         self.reader.start(&sql).await.map_err(of_table)?;
         let (mut values, mut ends, mut key) = (Vec::new(), Vec::new(), Vec::new());
@@ -288,6 +321,7 @@ impl<'a> Comparison<'a> {
                 match self.reader.next_row().map_err(of_table)? {
                     CopyEvent::Row(tuple) => {
                         self.rows_read += u64::from(keys.is_none());
+                        self.pace.rows += 1;
                         let encoded = self.encoder.row_binary_of_copy_tuple(tuple, &mut values, &mut ends);
                         encoded.map_err(|error| {
                             let message = format!("a row of the source cannot be carried over: {error}");
@@ -307,6 +341,7 @@ impl<'a> Comparison<'a> {
             if ended {
                 break;
             }
+            self.pace.keep().await;
             self.reader.fill().await.map_err(of_table)?;
         }
         self.reader.end().await.map_err(of_table)?;
@@ -321,10 +356,15 @@ impl<'a> Comparison<'a> {
         let mut scan =
             self.destination.scan(&target.table, &target.metadata, &self.columns()).await.map_err(failed)?;
         let mut key = Vec::new();
+        self.pace.begin();
         while let Some(row) = scan.next().await.map_err(failed)? {
             key_of(&self.key, row.values, row.ends, &mut key);
             on_row(&key, row.values);
             self.rows_read += 1;
+            self.pace.rows += 1;
+            if self.pace.rows.is_multiple_of(1_000) {
+                self.pace.keep().await;
+            }
             if self.rows_read.is_multiple_of(10_000) {
                 self.reporter.progress(Progress::Verify { rows: self.rows_read });
             }
@@ -427,4 +467,18 @@ fn columns_of(values: &[u8], ends: &[usize]) -> Vec<u128> {
 fn unreadable(error: &dyn std::fmt::Display) -> Problem {
     let message = format!("a key that was read cannot be asked for: {error}");
     Problem::operator("WORKER_FAULT", message, "report it with the worker's log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_keeps_to_its_rate() {
+        let mut pace = Pace::new(1_000);
+        pace.begin();
+        pace.rows = 2_500;
+        assert_eq!(pace.due(), Some(pace.began + Duration::from_millis(2_500)));
+        assert_eq!(Pace::new(0).due(), None);
+    }
 }
