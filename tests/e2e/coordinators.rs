@@ -151,3 +151,30 @@ async fn a_leader_that_was_stopped_beyond_its_lease_can_do_no_harm() {
     pair.stack.ok(&["pipe", "resume", "shop", "--address", &pair.first_address]).await;
     pair.ends_equal().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_drained_stays_so_under_the_next_leader() {
+    let mut pair = Pair::running().await;
+    pair.stack.ok(&["worker", "drain", "one"]).await;
+    let state = async |pair: &Pair| {
+        let workers = pair.stack.json(&["worker", "list"]).await;
+        let workers = workers["workers"].as_array().cloned().unwrap_or_default();
+        let one = workers.iter().find(|worker| worker["id"] == "one").cloned().unwrap_or_default();
+        one["state"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(state(&pair).await, "WORKER_STATE_DRAINING");
+    pair.first.kill().await;
+    pair.stack.wait("it to be drained still", async || state(&pair).await == "WORKER_STATE_DRAINING").await;
+    assert!(pair.log("coordinator-second").contains("leads term="));
+    // Nobody takes what the other one held.
+    pair.stack.fleet.workers[1].kill().await;
+    pair.stack
+        .wait("the pipe to say that nobody takes its stream", async || {
+            let shown = pair.stack.get("shop").await;
+            shown["status"]["next"].as_str().unwrap_or_default().contains("busy or leaving")
+        })
+        .await;
+    pair.stack.ok(&["worker", "drain", "one", "--undo"]).await;
+    pair.stack.wait("it to take work", async || state(&pair).await == "WORKER_STATE_CONNECTED").await;
+    pair.ends_equal().await;
+}

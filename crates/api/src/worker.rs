@@ -83,6 +83,8 @@ pub enum CoordinatorMessage {
     },
     /// Look and answer.
     Inspect(Box<Inspection>),
+    /// A user drains you, or undoes that: say so in every hello.
+    SetDrained(bool),
 }
 
 /// A question about a source and a destination: read-only, with a deadline, never repeated.
@@ -115,6 +117,7 @@ impl From<&WorkerMessage> for wire::ConnectRequest {
                 max_tasks: hello.max_tasks,
                 memory_budget_bytes: hello.memory_budget,
                 held_epochs: hello.held.iter().map(|epoch| epoch.0).collect(),
+                drained: hello.drained,
                 labels: hello.labels.as_map().clone(),
             }),
             WorkerMessage::Heartbeat { memory_used, draining } => {
@@ -189,6 +192,7 @@ fn read_hello(hello: wire::Hello) -> Result<Hello, ProtocolError> {
         max_tasks: hello.max_tasks,
         memory_budget: hello.memory_budget_bytes,
         held: read_epochs("heldEpochs", hello.held_epochs)?,
+        drained: hello.drained,
         labels: Labels::new(hello.labels).map_err(|error| ProtocolError::at("labels", error.to_string()))?,
     })
 }
@@ -226,6 +230,9 @@ impl From<&CoordinatorMessage> for wire::ConnectResponse {
                 Response::Recorded(wire::Recorded { epoch: epoch.0, table_id: table.map(|id| id.0) })
             }
             CoordinatorMessage::Inspect(inspection) => Response::Inspect(write_inspection(inspection)),
+            CoordinatorMessage::SetDrained(drained) => {
+                Response::SetDrained(wire::SetDrained { drained: *drained })
+            }
         };
         Self { message: Some(message) }
     }
@@ -253,6 +260,7 @@ impl TryFrom<wire::ConnectResponse> for CoordinatorMessage {
                 epoch: read_epoch("recorded.epoch", recorded.epoch)?,
                 table: recorded.table_id.map(TableId),
             }),
+            Response::SetDrained(set) => Ok(Self::SetDrained(set.drained)),
             Response::Inspect(inspect) => {
                 let inspection = read_inspection(inspect).map_err(|error| error.within("inspect"))?;
                 Ok(Self::Inspect(Box::new(inspection)))

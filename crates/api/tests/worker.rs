@@ -276,6 +276,7 @@ fn reports() -> Vec<Report> {
 #[test]
 fn every_message_of_a_worker_is_read_back() {
     let hello = Hello {
+        drained: true,
         worker: "worker 1".parse().unwrap(),
         instance: "i".to_owned(),
         version: "0.1.0".to_owned(),

@@ -393,6 +393,7 @@ impl<C: Catalog> Reconciler<C> {
             term: self.term,
         };
         self.sessions.send(&id, welcome);
+        self.sessions.send(&id, CoordinatorMessage::SetDrained(self.sessions.is_drained(&id)));
         // Draining assignments hear of it again: the order may have been lost with the connection.
         for pipe in self.pipes.values_mut() {
             let holds = |held: &&AssignmentRecord| held.worker == id;

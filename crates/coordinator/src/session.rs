@@ -74,6 +74,11 @@ impl Sessions {
         self.by_session.get(&session)
     }
 
+    /// Whether a user drained a worker.
+    pub(crate) fn is_drained(&self, id: &WorkerId) -> bool {
+        self.drained.contains(id)
+    }
+
     /// Whether a worker gets no more work and hands over what it holds.
     pub(crate) fn drains(&self, id: &WorkerId) -> bool {
         self.drained.contains(id) || self.workers.get(id).is_some_and(|worker| worker.leaving)
@@ -86,6 +91,7 @@ impl Sessions {
         } else if self.workers.contains_key(id) {
             self.drained.insert(id.clone());
         }
+        self.send(id, CoordinatorMessage::SetDrained(!undo));
         self.workers.contains_key(id)
     }
 
@@ -105,6 +111,10 @@ impl Sessions {
         self.last += 1;
         let session = SessionId(self.last);
         let id = hello.worker.clone();
+        // Drained under the leader before this one; of a worker that is known this coordinator knows better.
+        if hello.drained && !self.workers.contains_key(&id) {
+            self.drained.insert(id.clone());
+        }
         let worker = Worker {
             hello,
             leaving: false,

@@ -423,4 +423,6 @@ pub struct Hello {
     pub held: Vec<Epoch>,
     /// Where it is and whom it serves.
     pub labels: Labels,
+    /// Whether a user drained it: said again, because only it outlives every coordinator.
+    pub drained: bool,
 }

@@ -99,7 +99,9 @@ impl Worker {
         let mut desk = Desk::default();
         let mut link: Option<Link> = None;
         let mut attempt = 0usize;
-        let mut dialling = Box::pin(self.dial(attempt, None, desk.epochs()));
+        // By a user, as a coordinator said.
+        let mut drained = false;
+        let mut dialling = Box::pin(self.dial(attempt, None, desk.epochs(), drained));
         // The greatest in which a coordinator welcomed this worker.
         let mut term = Term::default();
         let mut heartbeat = tokio::time::interval(Duration::from_secs(1));
@@ -172,6 +174,7 @@ impl Worker {
                         Ok(CoordinatorMessage::Revoke(epoch)) => desk.revoke(epoch),
                         Ok(CoordinatorMessage::Drain(epoch)) => desk.drain(epoch),
                         Ok(CoordinatorMessage::Recorded { epoch, table }) => desk.recorded(epoch, table),
+                        Ok(CoordinatorMessage::SetDrained(by_user)) => drained = by_user,
                         Ok(CoordinatorMessage::Inspect(inspection)) => {
                             if let Some(link) = &link {
                                 let outbound = link.outbound.clone();
@@ -208,7 +211,7 @@ impl Worker {
                             tracing::warn!(worker.id = %self.config.id, "cannot reach a coordinator, trying on: {reason}");
                         }
                         attempt += 1;
-                        dialling = Box::pin(self.dial(attempt, leader, desk.epochs()));
+                        dialling = Box::pin(self.dial(attempt, leader, desk.epochs(), drained));
                     }
                 },
             }
@@ -216,7 +219,7 @@ impl Worker {
                 tracing::warn!(worker.id = %self.config.id, "{reason}; work goes on, dialling again");
                 link = None;
                 attempt = attempt.max(1);
-                dialling = Box::pin(self.dial(attempt, None, desk.epochs()));
+                dialling = Box::pin(self.dial(attempt, None, desk.epochs(), drained));
             }
         }
         desk.cancel_all();
@@ -227,7 +230,13 @@ impl Worker {
     }
 
     /// Opens a stream to the coordinator that is said to lead, or to the next in turn, and introduces this worker, after a pause that grows with the attempt.
-    async fn dial(&self, attempt: usize, leader: Option<String>, held: Vec<Epoch>) -> Result<Link, NotIn> {
+    async fn dial(
+        &self,
+        attempt: usize,
+        leader: Option<String>,
+        held: Vec<Epoch>,
+        drained: bool,
+    ) -> Result<Link, NotIn> {
         if attempt > 0 {
             let doubled = FIRST_PAUSE.saturating_mul(1 << attempt.min(8)).min(LONGEST_PAUSE);
             // Spread, so that a fleet does not come back all at once.
@@ -238,11 +247,11 @@ impl Worker {
         let Some(address) = leader.or_else(in_turn) else {
             return Err("no coordinator is configured".to_owned().into());
         };
-        let let_in = tokio::time::timeout(DIAL, self.introduce(&address, held)).await;
+        let let_in = tokio::time::timeout(DIAL, self.introduce(&address, held, drained)).await;
         let_in.unwrap_or_else(|_| Err(format!("{address}: it does not answer").into()))
     }
 
-    async fn introduce(&self, address: &str, held: Vec<Epoch>) -> Result<Link, NotIn> {
+    async fn introduce(&self, address: &str, held: Vec<Epoch>, drained: bool) -> Result<Link, NotIn> {
         let failed = |error: tonic::transport::Error| NotIn::from(format!("{address}: {error}"));
         let channel = Endpoint::from_shared(address.to_owned())
             .map_err(failed)?
@@ -262,6 +271,7 @@ impl Worker {
             max_tasks: self.config.max_tasks,
             memory_budget: self.config.memory_budget,
             held,
+            drained,
             labels: self.config.labels.clone(),
         };
         let hello = (&WorkerMessage::Hello(hello)).into();

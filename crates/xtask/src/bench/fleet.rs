@@ -309,6 +309,7 @@ impl Simulated {
         let mut client = millrace_api::client::connect_worker(&self.address, Ok).await?;
         let (say, said) = mpsc::channel(1024);
         let hello = WorkerMessage::Hello(Hello {
+            drained: false,
             worker: self.id.parse()?,
             instance: self.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
