@@ -228,3 +228,42 @@ async fn a_worker_that_a_user_drains_hands_its_stream_over_and_gets_nothing_more
     assert!(stack.fails(&["worker", "drain", "nobody"]).await.contains("worker list"));
     ends_equal(stack, churn).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_wakes_up_after_its_lease_puts_no_older_rows_into_a_copy_that_began_anew() {
+    let mut stack = Stack::servers().await;
+    stack.start_coordinator(&[]).await;
+    stack.start_worker("one").await;
+    let source = stack.source().await;
+    source
+        .batch_execute(
+            "CREATE TABLE wide (id int PRIMARY KEY, state text NOT NULL, filling text NOT NULL);
+             INSERT INTO wide SELECT n, 'old', repeat('x', 400) FROM generate_series(1, 300000) n; ANALYZE;",
+        )
+        .await
+        .unwrap();
+    let settings = "replicationMode: snapshot\nsettings: {snapshotNumRowsPerPartition: 100000}";
+    stack.apply(&stack.write_pipe_of("once", &["wide"], settings)).await;
+    // It holds the snapshot, and rows that it has read and not sent.
+    let rows = "SELECT count() FROM mirror.wide";
+    stack
+        .wait("rows to arrive", async || {
+            stack.destination().query(rows).fetch_one::<u64>().await.is_ok_and(|rows| rows > 0)
+        })
+        .await;
+    let stopped = stack.fleet.workers[0].id();
+    signal("-STOP", &stopped).await;
+    source.batch_execute("UPDATE wide SET state = 'new'").await.unwrap();
+    stack.start_worker("two").await;
+    stack.wait_for("once", "Completed").await;
+    stack.assert_equal("wide", &["id"]).await;
+    signal("-CONT", &stopped).await;
+    stack
+        .wait("it to notice", async || {
+            let log = std::fs::read_to_string(stack.folder.path().join("worker-one.log")).unwrap();
+            log.contains("LEASE_LOST") || log.contains("stopped for longer than its lease")
+        })
+        .await;
+    assert!(stack.fleet.workers[0].leave().await);
+    stack.assert_equal("wide", &["id"]).await;
+}

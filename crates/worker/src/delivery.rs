@@ -7,6 +7,8 @@ use millrace_mapping::EncodedBlock;
 use millrace_model::{Problem, Recovery, TableName};
 use tokio::time::Instant;
 
+use crate::fence::{self, Fence};
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -16,6 +18,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Inserts a block and answers when ClickHouse has. Trouble that passes is waited out for as long as `patience` with growing pauses; the repeated insert is the same block under
 /// the same token, so one whose answer was lost does no harm.
 ///
+/// Where there is a fence, nothing is sent once the lease may have ended.
+///
 /// Cancel by dropping.
 pub(crate) async fn deliver(
     destination: &Destination,
@@ -24,9 +28,13 @@ pub(crate) async fn deliver(
     block: &EncodedBlock,
     token: &str,
     patience: Duration,
+    fence: Option<&Fence>,
 ) -> Result<(), Problem> {
     let mut patience = Patience::of(source, patience);
     loop {
+        if fence.is_some_and(|fence| !fence.stands()) {
+            return Err(fence::lost());
+        }
         match destination.insert(table, block, token).await {
             Ok(()) => return Ok(()),
             Err(error) => patience.wait(&error).await?,

@@ -14,6 +14,7 @@
 mod budget;
 mod delivery;
 mod desk;
+mod fence;
 mod session;
 mod spool;
 mod task;

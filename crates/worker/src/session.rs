@@ -137,7 +137,11 @@ impl Worker {
                 }
                 Happening::Beat => {
                     shared.close_idle();
-                    lost = send(&mut link, &heartbeat_message(&budget, leaving.is_some())).err();
+                    if link.is_some() && !shared.fence.sign() {
+                        lost = Some("this worker was stopped for longer than its lease".to_owned());
+                    } else {
+                        lost = send(&mut link, &heartbeat_message(&budget, leaving.is_some())).err();
+                    }
                 }
                 Happening::Said(epoch, report) => {
                     if desk.said(epoch, &report) {
@@ -155,11 +159,15 @@ impl Worker {
                             ));
                         }
                         Ok(CoordinatorMessage::Welcome {
-                            heartbeat_interval, keep, term: offered, ..
+                            heartbeat_interval,
+                            keep,
+                            term: offered,
+                            lease,
                         }) => {
                             attempt = 0;
                             term = term.max(offered);
                             desk.keep_only(&keep);
+                            shared.fence.begin(lease);
                             heartbeat = tokio::time::interval(heartbeat_interval);
                             heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
                             for (epoch, report) in desk.to_repeat() {

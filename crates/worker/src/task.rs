@@ -21,11 +21,13 @@ use tracing::Instrument;
 
 use crate::budget::Budget;
 use crate::desk::{Recorded, Reporter};
+use crate::fence::Fence;
 
 /// What all tasks of a worker share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) budget: Budget,
+    pub(crate) fence: Fence,
     pub(crate) connections: copy::Connections,
     /// Their source cannot send transactions in progress: some of what a transaction may do (columns that change and are rolled back with a savepoint, then a rewrite
     /// of the table) makes PostgreSQL's decoder fail with an internal error, which does not happen when it sends whole transactions.
@@ -38,6 +40,7 @@ impl Shared {
     pub(crate) fn new(budget: Budget) -> Self {
         Self {
             budget,
+            fence: Fence::default(),
             connections: copy::Connections::default(),
             whole: stream::PipeSet::default(),
             streamed_only: stream::PipeSet::default(),
@@ -107,9 +110,11 @@ async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, si
         Work::Provision { .. } => provision::run(&spec, &pipe).await,
         Work::SetUp { tables, destination, clear, publication, slot } => {
             let set_up = provision::SetUp { tables, destination, clear, publication, slot };
-            provision::set_up(&spec, &pipe, epoch, set_up).await
+            provision::set_up(&spec, &pipe, epoch, set_up, &shared.fence).await
         }
-        Work::Snapshot { slot, tables } => snapshot::run(&spec, &pipe, epoch, slot, &tables, &reporter).await,
+        Work::Snapshot { slot, tables } => {
+            snapshot::run(&spec, &pipe, epoch, slot, &tables, &reporter, &shared.fence).await
+        }
         Work::Copy { table, snapshot_name, partition, range, destination } => {
             let (table_id, table_spec, table) = (table.id, table.spec, table.definition);
             let copy = copy::Copy {
@@ -134,10 +139,11 @@ async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, si
             let stream = stream::Stream::new(epoch, pipe, spec, work)?;
             Box::pin(stream::run(stream, &shared, &reporter, signals)).await
         }
-        Work::Swap { swaps } => swap::run(&spec, &pipe, &swaps).await,
-        Work::Clean { tables } => swap::clean(&spec, &pipe, &tables).await,
+        Work::Swap { swaps } => swap::run(&spec, &pipe, &swaps, &shared.fence).await,
+        Work::Clean { tables } => swap::clean(&spec, &pipe, &tables, &shared.fence).await,
         Work::Release { slot_name } => source::release(&spec, &slot_name).await,
         Work::Teardown { slot_name, publication_name, tables } => {
+            shared.fence.require()?;
             let mut left_behind =
                 source::tear_down(&spec, slot_name.as_deref(), publication_name.as_deref()).await;
             left_behind.extend(swap::tear_down(&spec, &pipe, &tables).await);

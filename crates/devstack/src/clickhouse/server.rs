@@ -43,6 +43,8 @@ use crate::{Error, Result, cache, packages};
 const LIBRARY: &str = "libchdb.so";
 /// How many queries run at once; more wait. Each has a thread.
 const CONCURRENT: usize = 100;
+/// How long a client may be silent within a request: a server's default for `http_receive_timeout`.
+const RECEIVE: Duration = Duration::from_secs(30);
 /// How long a stop waits for queries that run.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a stop waits for the engine to close its tables.
@@ -282,8 +284,12 @@ impl Server {
 
 /// Hands the body on, piece by piece, and says whether it came to its end; what nobody takes is read and dropped.
 async fn forward(mut incoming: Incoming, pieces: mpsc::Sender<BodyPiece>) {
-    while let Some(frame) = incoming.frame().await {
-        let Ok(frame) = frame else { return };
+    loop {
+        let frame = match tokio::time::timeout(RECEIVE, incoming.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) => break,
+            Ok(Some(Err(_))) | Err(_) => return,
+        };
         if let Ok(data) = frame.into_data() {
             // Refused when the query has failed already.
             let _ = pieces.send(BodyPiece::Data(data)).await;

@@ -264,10 +264,13 @@ impl<'a> Transfer<'a> {
         self.altered += block.altered.iter().map(|(_, values)| values).sum::<u64>();
         let (destination, table) = (self.destination.clone(), self.planned.target.table.clone());
         let source = self.copy.table.name.clone();
+        // Where a stream follows, it overwrites what comes late; where none does, rows of an older snapshot would take the place of newer ones.
+        let fence = (!self.copy.spec.mode.follows()).then(|| self.shared.fence.clone());
         let span = tracing::info_span!("insert", table.name = %source, rows = block.rows);
         self.insert.spawn(
             async move {
-                let result = deliver(&destination, &source, &table, &block, &token, PATIENCE).await;
+                let result =
+                    deliver(&destination, &source, &table, &block, &token, PATIENCE, fence.as_ref()).await;
                 drop((block, reserved));
                 result
             }

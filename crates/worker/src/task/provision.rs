@@ -6,6 +6,7 @@ use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, Severity, 
 use millrace_postgres::{Inspection, SlotKind, SnapshotSession, classify, inspect};
 
 use super::{Ending, source, tables};
+use crate::fence::Fence;
 
 /// Everything that both sides say about a pipe.
 pub(crate) struct Findings {
@@ -99,7 +100,13 @@ pub(crate) struct SetUp {
 }
 
 /// Makes the destination tables, the publication, and the slot of a pipe that copies nothing; all may stand already from a try before.
-pub(crate) async fn set_up(spec: &PipeSpec, pipe: &PipeId, epoch: Epoch, set_up: SetUp) -> Ending {
+pub(crate) async fn set_up(
+    spec: &PipeSpec,
+    pipe: &PipeId,
+    epoch: Epoch,
+    set_up: SetUp,
+    fence: &Fence,
+) -> Ending {
     let destination = tables::destination(spec)?;
     let mut made = Vec::new();
     let mut problems = Vec::new();
@@ -117,6 +124,8 @@ pub(crate) async fn set_up(spec: &PipeSpec, pipe: &PipeId, epoch: Epoch, set_up:
             // One of a dead worker may still be at work, and its rows would come after they were cleared.
             let waited = destination.wait_for_inserts(&target.table).await;
             waited.map_err(|error| vec![millrace_clickhouse::classify(&error)])?;
+            // Another may have filled it since.
+            fence.require()?;
             // Copied rows have version 0; a snapshot-only pipe has no others.
             let cleared = destination.delete_older_versions(&target.table, &target.metadata.version, Lsn(1));
             cleared.await.map_err(|error| vec![millrace_clickhouse::classify(&error)])?;
@@ -134,7 +143,7 @@ pub(crate) async fn set_up(spec: &PipeSpec, pipe: &PipeId, epoch: Epoch, set_up:
         begins = session.log_end().await.map_err(failed)?;
     }
     if let Some(request) = &set_up.slot {
-        begins = stand_slot(spec, pipe, epoch, request).await?;
+        begins = stand_slot(spec, pipe, epoch, request, fence).await?;
     }
     Ok(Outcome::SetUp { tables: made, begins })
 }
@@ -145,12 +154,14 @@ async fn stand_slot(
     pipe: &PipeId,
     epoch: Epoch,
     request: &SlotRequest,
+    fence: &Fence,
 ) -> Result<Lsn, Vec<Problem>> {
     let failed = |error: millrace_postgres::Error| vec![classify(&error)];
     let session = source::connect(spec).await?;
     match request {
         SlotRequest::Create { name, failover } => {
             // One that is there is left from a try that nobody recorded: had it been, it would not be asked for again.
+            fence.require()?;
             session.drop_slot(name).await.map_err(failed)?;
             let kind = if *failover { SlotKind::Synchronised } else { SlotKind::Lasting };
             let application = source::application_name(pipe, epoch);

@@ -6,6 +6,7 @@ use millrace_postgres::{SlotKind, SnapshotSession, classify};
 
 use super::{Ending, source};
 use crate::desk::Reporter;
+use crate::fence::Fence;
 
 /// Slots that are made before one is taken although tables changed meanwhile. PostgreSQL (14 to 18) does not always track a transaction that begins and commits while a slot is
 /// being made: where that truncated or altered a table, the slot may decode its changes wrongly, or fail for ever with "could not map filenumber". So a slot in
@@ -20,6 +21,7 @@ pub(crate) async fn run(
     slot: SlotRequest,
     tables: &[TableDefinition],
     reporter: &Reporter,
+    fence: &Fence,
 ) -> Ending {
     let failed = |error: millrace_postgres::Error| vec![classify(&error)];
     let application = source::application_name(pipe, epoch);
@@ -28,6 +30,7 @@ pub(crate) async fn run(
         SlotRequest::Create { name, failover } => {
             let kind = if failover { SlotKind::Synchronised } else { SlotKind::Lasting };
             // One that is there is left from a try that nobody recorded: had it been, it would not be asked for again.
+            fence.require()?;
             session.drop_slot(&name).await.map_err(failed)?;
             let mut tries = 1;
             loop {
@@ -40,6 +43,7 @@ pub(crate) async fn run(
                 }
                 tries += 1;
                 drop(made);
+                fence.require()?;
                 session.release_slot(&name).await.map_err(failed)?;
                 session.drop_slot(&name).await.map_err(failed)?;
             }

@@ -164,7 +164,7 @@ async fn deliver_claimed(
     claim: Option<&Claim>,
 ) -> Result<(), Problem> {
     let Some(claim) = claim else {
-        return deliver(destination, source, table, block, token, PATIENCE).await;
+        return deliver(destination, source, table, block, token, PATIENCE, None).await;
     };
     let mut patience = Patience::of(source, PATIENCE);
     loop {

@@ -6,11 +6,13 @@ use millrace_model::{PipeId, PipeSpec, Problem, Recovery};
 
 use super::{Ending, tables};
 use crate::delivery::Patience;
+use crate::fence::Fence;
 
 /// Swaps tables in where no stream writes to them.
-pub(crate) async fn run(spec: &PipeSpec, pipe: &PipeId, swaps: &[Swap]) -> Ending {
+pub(crate) async fn run(spec: &PipeSpec, pipe: &PipeId, swaps: &[Swap], fence: &Fence) -> Ending {
     let destination = tables::destination(spec)?;
     for swap in swaps {
+        fence.require()?;
         swap_in(&destination, pipe, swap).await.map_err(|problem| vec![problem])?;
     }
     Ok(Outcome::Swapped { tables: swaps.iter().map(|swap| swap.id).collect() })
@@ -27,9 +29,10 @@ pub(crate) async fn swap_in(destination: &Destination, pipe: &PipeId, swap: &Swa
 }
 
 /// Drops tables that nobody needs. One that somebody else made stays, as its owner would expect.
-pub(crate) async fn clean(spec: &PipeSpec, pipe: &PipeId, names: &[String]) -> Ending {
+pub(crate) async fn clean(spec: &PipeSpec, pipe: &PipeId, names: &[String], fence: &Fence) -> Ending {
     let destination = tables::destination(spec)?;
     for name in names {
+        fence.require()?;
         match destination.drop_table(&destination.table(name), pipe).await {
             Ok(_) => {}
             Err(Error::NotOurs { .. }) => {

@@ -1,0 +1,94 @@
+//! Whether a worker may still act: it has a lease for as long as the coordinator hears of it.
+//!
+//! A worker that was stopped, or cut off, for longer than its lease cannot know whether its work was given to others. What would
+//! harm theirs (emptying a table, dropping a slot, rows of an older snapshot) asks first, and is left undone once the lease may have
+//! ended. A coordinator's welcome says what still stands, and begins another lease.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use millrace_model::Problem;
+use tokio::time::Instant;
+
+/// The lease of one worker. Clones are the same lease.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fence(Arc<Mutex<Option<Lease>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    lasts: Duration,
+    /// When a sign of life was given last: earlier than the coordinator heard it, so the lease ends here first.
+    /// (`Instant` goes on while the process is stopped.)
+    signed: Instant,
+}
+
+impl Lease {
+    fn stands(&self) -> bool {
+        self.signed.elapsed() < self.lasts
+    }
+}
+
+impl Fence {
+    /// A coordinator has welcomed the worker; what it does not keep has been stopped.
+    pub(crate) fn begin(&self, lasts: Duration) {
+        *self.lease() = Some(Lease { lasts, signed: Instant::now() });
+    }
+
+    /// A sign of life is about to be given; false where the lease has ended before: then it must not be given on the old connection,
+    /// where nobody would say what still stands.
+    pub(crate) fn sign(&self) -> bool {
+        let mut lease = self.lease();
+        match &mut *lease {
+            Some(lease) if lease.stands() => {
+                lease.signed = Instant::now();
+                true
+            }
+            // Not yet welcomed.
+            None => true,
+            Some(_) => false,
+        }
+    }
+
+    /// Whether the worker may act.
+    pub(crate) fn stands(&self) -> bool {
+        self.lease().is_some_and(|lease| lease.stands())
+    }
+
+    /// As [`Fence::stands`], for a task that ends where it does not.
+    pub(crate) fn require(&self) -> Result<(), Vec<Problem>> {
+        if self.stands() { Ok(()) } else { Err(vec![lost()]) }
+    }
+
+    fn lease(&self) -> std::sync::MutexGuard<'_, Option<Lease>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why something is left undone.
+pub(crate) fn lost() -> Problem {
+    Problem::transient(
+        "LEASE_LOST",
+        "the worker was stopped or cut off for longer than its lease, so the work may be another's by now",
+        "it is done by whoever has it; look at the worker's host and network if it comes often",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_has_ended_is_not_renewed_by_a_sign_of_life() {
+        let fence = Fence::default();
+        assert!(!fence.stands(), "nobody has welcomed it");
+        assert!(fence.sign());
+        fence.begin(Duration::from_secs(60));
+        assert!(fence.sign() && fence.stands());
+        fence.begin(Duration::ZERO);
+        assert!(!fence.stands());
+        assert!(!fence.sign(), "the coordinator has to say what still stands");
+        assert!(!fence.stands());
+        fence.begin(Duration::from_secs(60));
+        assert!(fence.stands());
+    }
+}
