@@ -267,3 +267,53 @@ async fn a_worker_that_wakes_up_after_its_lease_puts_no_older_rows_into_a_copy_t
     assert!(stack.fleet.workers[0].leave().await);
     stack.assert_equal("wide", &["id"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_wakes_up_after_its_lease_does_not_bring_back_what_was_truncated_meanwhile() {
+    let stack = Stack::start().await;
+    let source = stack.source().await;
+    source.batch_execute("CREATE TABLE notes (id bigserial PRIMARY KEY, note text)").await.unwrap();
+    stack.apply(&stack.write_pipe_of("notes", &["notes"], SETTINGS)).await;
+    stack.wait_for("notes", "Running").await;
+    stack.caught_up("notes").await;
+    let streamer = async || {
+        let assignments = stack.get("notes").await["status"]["assignments"].clone();
+        assignments[0]["workerId"].as_str().unwrap_or_default().to_owned()
+    };
+    // It has rows in hand that it sends again and again.
+    stack.clickhouse.set_profile(&[("readonly", "2")]).unwrap();
+    source
+        .batch_execute("INSERT INTO notes (note) SELECT 'before' FROM generate_series(1, 20)")
+        .await
+        .unwrap();
+    stack
+        .wait("the rows to be refused", async || {
+            stack.get("notes").await["tables"][0].to_string().contains("DESTINATION_READ_ONLY")
+        })
+        .await;
+    let first = streamer().await;
+    let worker = &stack.fleet.workers[usize::from(first == "two")];
+    signal("-STOP", &worker.id()).await;
+    stack.clickhouse.set_profile(&[]).unwrap();
+    stack
+        .wait("the other one to stream", async || !["", first.as_str()].contains(&streamer().await.as_str()))
+        .await;
+    source.batch_execute("TRUNCATE notes; INSERT INTO notes (note) VALUES ('after')").await.unwrap();
+    stack.caught_up("notes").await;
+    signal("-CONT", &worker.id()).await;
+    stack
+        .wait("the stopped one to be there again", async || {
+            let workers = stack.json(&["worker", "list"]).await;
+            let connected = |worker: &serde_json::Value| {
+                worker["id"] == first.as_str() && worker["state"] == "WORKER_STATE_CONNECTED"
+            };
+            workers["workers"].as_array().is_some_and(|workers| workers.iter().any(connected))
+        })
+        .await;
+    // Whatever it held has been sent or given up once it has done something else.
+    stack.ok(&["worker", "drain", if first == "one" { "two" } else { "one" }]).await;
+    stack.wait("it to stream again", async || streamer().await == first).await;
+    source.batch_execute("INSERT INTO notes (note) VALUES ('later')").await.unwrap();
+    stack.caught_up("notes").await;
+    stack.assert_equal("notes", &["id"]).await;
+}

@@ -50,13 +50,18 @@ pub struct CopyReader {
     phase: Phase,
 }
 
+/// Between two partitions a copy holds its table in place. One whose process hangs there would hold up every ALTER TABLE and TRUNCATE,
+/// and everybody behind those, for as long as it hangs.
+const LIMIT_IDLE: &str = "SET idle_in_transaction_session_timeout = '15s'";
+
 impl CopyReader {
     /// Connects.
     ///
     /// # Errors
     /// As [`Wire::connect`].
     pub async fn connect(source: &PostgresSource, application_name: &str) -> Result<Self, Error> {
-        let wire = Wire::connect(source, Purpose::Session, application_name).await?;
+        let mut wire = Wire::connect(source, Purpose::Session, application_name).await?;
+        wire.simple_query(Step::Session, LIMIT_IDLE).await?;
         Ok(Self { wire, phase: Phase::Idle })
     }
 

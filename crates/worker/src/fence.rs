@@ -10,9 +10,20 @@ use std::time::Duration;
 use millrace_model::Problem;
 use tokio::time::Instant;
 
+/// The code of a problem: the lease may have ended.
+pub(crate) const LEASE_LOST: &str = "LEASE_LOST";
+
 /// The lease of one worker. Clones are the same lease.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Fence(Arc<Mutex<Option<Lease>>>);
+pub(crate) struct Fence(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    lease: Option<Lease>,
+    /// When the worker was seen to run, and how often it had not run for longer than its lease.
+    ran: Option<Instant>,
+    stalls: u64,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Lease {
@@ -20,6 +31,29 @@ struct Lease {
     /// When a sign of life was given last: earlier than the coordinator heard it, so the lease ends here first.
     /// (`Instant` goes on while the process is stopped.)
     signed: Instant,
+}
+
+/// Whether the worker has run all the time since a task began. A stream goes on while no coordinator is there to hear of it, for as long
+/// as its slot is its own; but what it had in hand when the process was stopped is another's by now.
+#[derive(Debug, Clone)]
+pub(crate) struct Watch {
+    fence: Fence,
+    stalls: u64,
+}
+
+impl Watch {
+    /// Whether that is so.
+    pub(crate) fn awake(&self) -> bool {
+        let state = self.fence.state();
+        state.stalls == self.stalls && !state.is_stalled()
+    }
+}
+
+impl State {
+    fn is_stalled(&self) -> bool {
+        let lasts = self.lease.map(|lease| lease.lasts);
+        lasts.zip(self.ran).is_some_and(|(lasts, ran)| ran.elapsed() >= lasts)
+    }
 }
 
 impl Lease {
@@ -31,14 +65,13 @@ impl Lease {
 impl Fence {
     /// A coordinator has welcomed the worker; what it does not keep has been stopped.
     pub(crate) fn begin(&self, lasts: Duration) {
-        *self.lease() = Some(Lease { lasts, signed: Instant::now() });
+        self.state().lease = Some(Lease { lasts, signed: Instant::now() });
     }
 
     /// A sign of life is about to be given; false where the lease has ended before: then it must not be given on the old connection,
     /// where nobody would say what still stands.
     pub(crate) fn sign(&self) -> bool {
-        let mut lease = self.lease();
-        match &mut *lease {
+        match &mut self.state().lease {
             Some(lease) if lease.stands() => {
                 lease.signed = Instant::now();
                 true
@@ -51,7 +84,7 @@ impl Fence {
 
     /// Whether the worker may act.
     pub(crate) fn stands(&self) -> bool {
-        self.lease().is_some_and(|lease| lease.stands())
+        self.state().lease.is_some_and(|lease| lease.stands())
     }
 
     /// As [`Fence::stands`], for a task that ends where it does not.
@@ -59,7 +92,21 @@ impl Fence {
         if self.stands() { Ok(()) } else { Err(vec![lost()]) }
     }
 
-    fn lease(&self) -> std::sync::MutexGuard<'_, Option<Lease>> {
+    /// The worker runs: to be said about as often as it gives signs of life, whether or not anybody hears them.
+    pub(crate) fn runs(&self) {
+        let mut state = self.state();
+        if state.is_stalled() {
+            state.stalls += 1;
+        }
+        state.ran = Some(Instant::now());
+    }
+
+    /// For a task that begins.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch { fence: self.clone(), stalls: self.state().stalls }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,7 +114,7 @@ impl Fence {
 /// Why something is left undone.
 pub(crate) fn lost() -> Problem {
     Problem::transient(
-        "LEASE_LOST",
+        LEASE_LOST,
         "the worker was stopped or cut off for longer than its lease, so the work may be another's by now",
         "it is done by whoever has it; look at the worker's host and network if it comes often",
     )
@@ -90,5 +137,22 @@ mod tests {
         assert!(!fence.stands());
         fence.begin(Duration::from_secs(60));
         assert!(fence.stands());
+    }
+
+    #[test]
+    fn a_task_of_before_a_stall_does_not_go_on_after_it() {
+        let fence = Fence::default();
+        fence.runs();
+        let watch = fence.watch();
+        assert!(watch.awake(), "how long a lease lasts is not known yet");
+        fence.begin(Duration::from_secs(60));
+        fence.runs();
+        assert!(watch.awake());
+        fence.begin(Duration::ZERO);
+        assert!(!watch.awake(), "nobody has said that it runs again");
+        fence.runs();
+        fence.begin(Duration::from_secs(60));
+        assert!(!watch.awake(), "it runs again, but not this task");
+        assert!(fence.watch().awake());
     }
 }

@@ -137,6 +137,7 @@ impl Worker {
                 }
                 Happening::Beat => {
                     shared.close_idle();
+                    shared.fence.runs();
                     if link.is_some() && !shared.fence.sign() {
                         lost = Some("this worker was stopped for longer than its lease".to_owned());
                     } else {

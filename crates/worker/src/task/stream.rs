@@ -42,8 +42,9 @@ use super::swap::swap_in;
 use super::tables::{self, PlannedTable};
 use super::{Ending, Shared, Signals};
 use crate::budget::Reservation;
-use crate::delivery::{Patience, deliver};
+use crate::delivery::Patience;
 use crate::desk::Reporter;
+use crate::fence::{self, Watch};
 use crate::spool::Spool;
 use amend::amendment;
 use claim::Claim;
@@ -154,7 +155,7 @@ fn keeps_every_row(planned: &PlannedTable) -> bool {
     planned.target.engine == TableEngine::MergeTree
 }
 
-/// As [`deliver`], with the claim asked before each try.
+/// As [`crate::delivery::deliver`], with the claim asked before each try, and whether the worker has run all the time.
 async fn deliver_claimed(
     destination: &Destination,
     source: &TableName,
@@ -162,13 +163,17 @@ async fn deliver_claimed(
     block: &EncodedBlock,
     token: &str,
     claim: Option<&Claim>,
+    watch: &Watch,
 ) -> Result<(), Problem> {
-    let Some(claim) = claim else {
-        return deliver(destination, source, table, block, token, PATIENCE, None).await;
-    };
     let mut patience = Patience::of(source, PATIENCE);
     loop {
-        claim.stands().await?;
+        if let Some(claim) = claim {
+            claim.stands().await?;
+        }
+        // Rows from before a truncation that somebody else has carried since would be there for good.
+        if !watch.awake() {
+            return Err(fence::lost());
+        }
         match destination.insert(table, block, token).await {
             Ok(()) => return Ok(()),
             Err(error) => patience.wait(&error).await?,
@@ -183,6 +188,7 @@ pub(crate) async fn run(
     reporter: &Reporter,
     signals: Signals,
 ) -> Ending {
+    let watch = shared.fence.watch();
     let destination = tables::destination(&stream.spec)?;
     let planned: Vec<PlannedTable> = stream
         .swapped_tables()
@@ -219,6 +225,7 @@ pub(crate) async fn run(
     }
     let mut pump = Pump {
         claim,
+        watch,
         interval: Duration::ZERO,
         batch_rows: 1,
         goal: None,
@@ -355,6 +362,8 @@ struct Pump<'a> {
     destination: Destination,
     /// Asked before anything is written into tables that keep every row.
     claim: Option<Arc<Claim>>,
+    /// Asked before anything is written.
+    watch: Watch,
     /// The shortest time from one batch to the next.
     interval: Duration,
     batch_rows: usize,
@@ -1324,11 +1333,11 @@ impl Pump<'_> {
                     (self.destination.clone(), target.table.clone(), target.source.clone());
                 // The epoch is never used again, so no other content ever has this token.
                 let token = format!("{}-{}-{number}-{index}", self.stream.pipe, self.stream.epoch);
-                let claim = self.claim_on(index);
+                let (claim, watch) = (self.claim_on(index), self.watch.clone());
                 async move {
+                    let claim = claim.as_deref();
                     let delivered =
-                        deliver_claimed(&destination, &source, &table, &block, &token, claim.as_deref())
-                            .await;
+                        deliver_claimed(&destination, &source, &table, &block, &token, claim, &watch).await;
                     let insert = HeldInsert { block, token, reserved: None };
                     delivered.err().map(|problem| Refused { index, problem, insert })
                 }

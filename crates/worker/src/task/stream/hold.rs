@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Pump;
 use super::claim::CLAIM_LOST;
 use crate::budget::Reservation;
+use crate::fence::{self, LEASE_LOST};
 
 /// The longest that a table may hold the slot back.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -22,8 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Trouble that concerns the destination as a whole: to hold one table would help nobody.
-const OF_ALL: [&str; 9] = [
+const OF_ALL: [&str; 10] = [
     CLAIM_LOST,
+    LEASE_LOST,
     "DESTINATION_UNREACHABLE",
     "DESTINATION_UNAVAILABLE",
     "DESTINATION_TLS_FAILED",
@@ -95,10 +97,11 @@ impl Pump<'_> {
         let pause = struggle.pause;
         struggle.pause = (pause * 2).min(LONGEST_PAUSE);
         let (destination, table) = (self.destination.clone(), self.planned[index].target.table.clone());
-        let claim = self.claim_on(index);
+        let (claim, watch) = (self.claim_on(index), self.watch.clone());
         self.trying.spawn(async move {
             tokio::time::sleep(pause).await;
             let claimed = match claim {
+                _ if !watch.awake() => Err(fence::lost()),
                 Some(claim) => claim.stands().await,
                 None => Ok(()),
             };
@@ -131,7 +134,9 @@ impl Pump<'_> {
                 )]);
             }
             // Another stream may be at it already.
-            Err(problem) if problem.code == CLAIM_LOST => return Err(vec![problem]),
+            Err(problem) if [CLAIM_LOST, LEASE_LOST].contains(&problem.code.as_str()) => {
+                return Err(vec![problem]);
+            }
             Err(problem) => struggle.problem = problem.of_table(name),
         }
         self.give_up_held().await;
