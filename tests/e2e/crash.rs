@@ -261,7 +261,7 @@ async fn a_worker_that_wakes_up_after_its_lease_puts_no_older_rows_into_a_copy_t
     stack
         .wait("it to notice", async || {
             let log = std::fs::read_to_string(stack.folder.path().join("worker-one.log")).unwrap();
-            log.contains("LEASE_LOST") || log.contains("stopped for longer than its lease")
+            log.contains("LEASE_LOST") || log.contains("nobody has heard this worker for a whole lease")
         })
         .await;
     assert!(stack.fleet.workers[0].leave().await);

@@ -33,6 +33,8 @@ pub enum WorkerMessage {
         memory_used: u64,
         /// Whether it wants to leave: it gets no more work, and a drain for what it holds.
         draining: bool,
+        /// Answered with [`CoordinatorMessage::Heard`]; zero where no answer is wanted.
+        number: u64,
     },
     /// How an assignment does.
     Report {
@@ -85,6 +87,8 @@ pub enum CoordinatorMessage {
     Inspect(Box<Inspection>),
     /// A user drains you, or undoes that: say so in every hello.
     SetDrained(bool),
+    /// The heartbeat of this number has come: your lease lasts on from when you sent it.
+    Heard(u64),
 }
 
 /// A question about a source and a destination: read-only, with a deadline, never repeated.
@@ -120,8 +124,12 @@ impl From<&WorkerMessage> for wire::ConnectRequest {
                 drained: hello.drained,
                 labels: hello.labels.as_map().clone(),
             }),
-            WorkerMessage::Heartbeat { memory_used, draining } => {
-                Request::Heartbeat(wire::Heartbeat { memory_used_bytes: *memory_used, draining: *draining })
+            WorkerMessage::Heartbeat { memory_used, draining, number } => {
+                Request::Heartbeat(wire::Heartbeat {
+                    memory_used_bytes: *memory_used,
+                    draining: *draining,
+                    number: *number,
+                })
             }
             WorkerMessage::Report { epoch, report } => report::write(*epoch, report),
             WorkerMessage::InspectReply { request_id, problems, tables } => {
@@ -145,9 +153,11 @@ impl TryFrom<wire::ConnectRequest> for WorkerMessage {
             Request::Hello(hello) => {
                 read_hello(hello).map(Self::Hello).map_err(|error| error.within("hello"))
             }
-            Request::Heartbeat(heartbeat) => {
-                Ok(Self::Heartbeat { memory_used: heartbeat.memory_used_bytes, draining: heartbeat.draining })
-            }
+            Request::Heartbeat(heartbeat) => Ok(Self::Heartbeat {
+                memory_used: heartbeat.memory_used_bytes,
+                draining: heartbeat.draining,
+                number: heartbeat.number,
+            }),
             Request::Progress(progress) => {
                 report::read_progress(progress).map_err(|error| error.within("progress"))
             }
@@ -230,6 +240,7 @@ impl From<&CoordinatorMessage> for wire::ConnectResponse {
                 Response::Recorded(wire::Recorded { epoch: epoch.0, table_id: table.map(|id| id.0) })
             }
             CoordinatorMessage::Inspect(inspection) => Response::Inspect(write_inspection(inspection)),
+            CoordinatorMessage::Heard(number) => Response::Heard(wire::Heard { number: *number }),
             CoordinatorMessage::SetDrained(drained) => {
                 Response::SetDrained(wire::SetDrained { drained: *drained })
             }
@@ -260,6 +271,7 @@ impl TryFrom<wire::ConnectResponse> for CoordinatorMessage {
                 epoch: read_epoch("recorded.epoch", recorded.epoch)?,
                 table: recorded.table_id.map(TableId),
             }),
+            Response::Heard(heard) => Ok(Self::Heard(heard.number)),
             Response::SetDrained(set) => Ok(Self::SetDrained(set.drained)),
             Response::Inspect(inspect) => {
                 let inspection = read_inspection(inspect).map_err(|error| error.within("inspect"))?;

@@ -288,7 +288,7 @@ fn every_message_of_a_worker_is_read_back() {
     let tables = vec![OfferedTable::new(&definition(), problems())];
     let mut messages = vec![
         WorkerMessage::Hello(hello),
-        WorkerMessage::Heartbeat { memory_used: 1, draining: true },
+        WorkerMessage::Heartbeat { memory_used: 1, draining: true, number: 7 },
         WorkerMessage::InspectReply { request_id: 2, problems: problems(), tables },
     ];
     messages.extend(reports().into_iter().map(|report| WorkerMessage::Report { epoch: Epoch(9), report }));

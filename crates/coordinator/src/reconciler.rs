@@ -413,12 +413,15 @@ impl<C: Catalog> Reconciler<C> {
         let Some(worker_id) = self.sessions.worker_of(session).cloned() else { return };
         let Some(worker) = self.sessions.heard(session, now()) else { return };
         match message {
-            WorkerMessage::Heartbeat { memory_used, draining } => {
+            WorkerMessage::Heartbeat { memory_used, draining, number } => {
                 worker.memory_used = memory_used;
                 if draining && !worker.leaving {
                     tracing::info!(worker.id = %worker_id, "worker is leaving");
                     worker.leaving = true;
                     self.touch_holders(&worker_id);
+                }
+                if number != 0 {
+                    self.sessions.send(&worker_id, CoordinatorMessage::Heard(number));
                 }
             }
             WorkerMessage::Report { epoch, report } => self.report(&worker_id, epoch, report),

@@ -141,7 +141,12 @@ impl Caller {
 
     /// Gets no more work.
     async fn is_leaving(&self) {
-        self.say(Say::Heartbeat(wire::Heartbeat { memory_used_bytes: 0, draining: true })).await;
+        self.say(Say::Heartbeat(wire::Heartbeat {
+            memory_used_bytes: 0,
+            draining: true,
+            ..Default::default()
+        }))
+        .await;
     }
 
     /// Hears nothing more.
@@ -203,7 +208,8 @@ async fn who_does_not_introduce_himself_as_a_worker_is_turned_away() {
     assert_eq!(ApiError::from(refused).reason.as_deref(), Some("PIPE_NOT_FOUND"));
     let protocol = "WORKER_PROTOCOL";
     target.turns_away(None, Code::InvalidArgument, protocol).await;
-    let heartbeat = Say::Heartbeat(wire::Heartbeat { memory_used_bytes: 1, draining: true });
+    let heartbeat =
+        Say::Heartbeat(wire::Heartbeat { memory_used_bytes: 1, draining: true, ..Default::default() });
     target.turns_away(heartbeat, Code::InvalidArgument, protocol).await;
     target.turns_away(streams(1), Code::InvalidArgument, protocol).await;
     let malformed = [

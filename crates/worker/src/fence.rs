@@ -1,14 +1,19 @@
 //! Whether a worker may still act: it has a lease for as long as the coordinator hears of it.
 //!
-//! A worker that was stopped, or cut off, for longer than its lease cannot know whether its work was given to others. What would
+//! The lease lasts from the sending of the last heartbeat that a coordinator has answered: it heard of it later than that, so the lease
+//! ends here first. A worker that was stopped, or cut off, for longer than its lease cannot know whether its work was given to others. What would
 //! harm theirs (emptying a table, dropping a slot, rows of an older snapshot) asks first, and is left undone once the lease may have
 //! ended. A coordinator's welcome says what still stands, and begins another lease.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_model::Problem;
 use tokio::time::Instant;
+
+/// Heartbeats that may be on their way.
+const UNANSWERED: usize = 256;
 
 /// The code of a problem: the lease may have ended.
 pub(crate) const LEASE_LOST: &str = "LEASE_LOST";
@@ -20,6 +25,9 @@ pub(crate) struct Fence(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     lease: Option<Lease>,
+    /// Heartbeats that were sent and not answered, by their numbers.
+    sent: VecDeque<(u64, Instant)>,
+    last: u64,
     /// When the worker was seen to run, and how often it had not run for longer than its lease.
     ran: Option<Instant>,
     stalls: u64,
@@ -28,8 +36,7 @@ struct State {
 #[derive(Debug, Clone, Copy)]
 struct Lease {
     lasts: Duration,
-    /// When a sign of life was given last: earlier than the coordinator heard it, so the lease ends here first.
-    /// (`Instant` goes on while the process is stopped.)
+    /// When the newest sign of life was given that a coordinator has heard. (`Instant` goes on while the process is stopped.)
     signed: Instant,
 }
 
@@ -63,22 +70,40 @@ impl Lease {
 }
 
 impl Fence {
-    /// A coordinator has welcomed the worker; what it does not keep has been stopped.
-    pub(crate) fn begin(&self, lasts: Duration) {
-        self.state().lease = Some(Lease { lasts, signed: Instant::now() });
+    /// A coordinator has welcomed the worker, which introduced itself then; what it does not keep has been stopped.
+    pub(crate) fn begin(&self, lasts: Duration, introduced: Instant) {
+        let mut state = self.state();
+        state.lease = Some(Lease { lasts, signed: introduced });
+        state.sent.clear();
     }
 
-    /// A sign of life is about to be given; false where the lease has ended before: then it must not be given on the old connection,
-    /// where nobody would say what still stands.
-    pub(crate) fn sign(&self) -> bool {
-        match &mut self.state().lease {
-            Some(lease) if lease.stands() => {
-                lease.signed = Instant::now();
-                true
+    /// A sign of life is about to be given; its number. `None` where the lease has ended before: then it must not be given on the old
+    /// connection, where nobody would say what still stands.
+    pub(crate) fn sign(&self) -> Option<u64> {
+        let mut state = self.state();
+        if state.lease.is_some_and(|lease| !lease.stands()) {
+            return None;
+        }
+        state.last += 1;
+        let number = state.last;
+        state.sent.push_back((number, Instant::now()));
+        // More are not on their way within a lease.
+        if state.sent.len() > UNANSWERED {
+            state.sent.pop_front();
+        }
+        Some(number)
+    }
+
+    /// A coordinator has heard the sign of life of this number.
+    pub(crate) fn heard(&self, number: u64) {
+        let mut state = self.state();
+        while let Some((sent, at)) = state.sent.front().copied().filter(|(sent, _)| *sent <= number) {
+            state.sent.pop_front();
+            if sent == number
+                && let Some(lease) = &mut state.lease
+            {
+                lease.signed = at;
             }
-            // Not yet welcomed.
-            None => true,
-            Some(_) => false,
         }
     }
 
@@ -125,33 +150,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_that_has_ended_is_not_renewed_by_a_sign_of_life() {
-        let fence = Fence::default();
+    fn a_lease_lasts_on_from_what_was_heard() {
+        let (fence, minute) = (Fence::default(), Duration::from_secs(60));
         assert!(!fence.stands(), "nobody has welcomed it");
-        assert!(fence.sign());
-        fence.begin(Duration::from_secs(60));
-        assert!(fence.sign() && fence.stands());
-        fence.begin(Duration::ZERO);
+        assert!(fence.sign().is_some());
+        let long_ago = Instant::now().checked_sub(minute / 2).unwrap();
+        fence.begin(minute, long_ago);
+        assert!(fence.stands());
+        let signed = |fence: &Fence| fence.state().lease.unwrap().signed;
+        let (first, second) = (fence.sign().unwrap(), fence.sign().unwrap());
+        assert_eq!(signed(&fence), long_ago, "a sign that nobody heard is none");
+        fence.heard(second);
+        assert!(signed(&fence) > long_ago);
+        let now = signed(&fence);
+        fence.heard(first);
+        fence.heard(4711);
+        assert_eq!(signed(&fence), now);
+    }
+
+    #[test]
+    fn a_lease_that_has_ended_is_not_renewed_by_a_sign_of_life() {
+        let (fence, minute) = (Fence::default(), Duration::from_secs(60));
+        fence.begin(minute, Instant::now());
+        let number = fence.sign().unwrap();
+        fence.begin(Duration::ZERO, Instant::now());
         assert!(!fence.stands());
-        assert!(!fence.sign(), "the coordinator has to say what still stands");
+        assert_eq!(fence.sign(), None, "the coordinator has to say what still stands");
+        fence.heard(number);
         assert!(!fence.stands());
-        fence.begin(Duration::from_secs(60));
+        fence.begin(minute, Instant::now());
         assert!(fence.stands());
     }
 
     #[test]
     fn a_task_of_before_a_stall_does_not_go_on_after_it() {
-        let fence = Fence::default();
+        let (fence, minute) = (Fence::default(), Duration::from_secs(60));
         fence.runs();
         let watch = fence.watch();
         assert!(watch.awake(), "how long a lease lasts is not known yet");
-        fence.begin(Duration::from_secs(60));
+        fence.begin(minute, Instant::now());
         fence.runs();
         assert!(watch.awake());
-        fence.begin(Duration::ZERO);
+        fence.begin(Duration::ZERO, Instant::now());
         assert!(!watch.awake(), "nobody has said that it runs again");
         fence.runs();
-        fence.begin(Duration::from_secs(60));
+        fence.begin(minute, Instant::now());
         assert!(!watch.awake(), "it runs again, but not this task");
         assert!(fence.watch().awake());
     }

@@ -56,6 +56,8 @@ pub struct Worker {
 
 /// An open stream to a coordinator.
 struct Link {
+    /// When the worker began to introduce itself.
+    introduced: Instant,
     outbound: mpsc::Sender<wire::ConnectRequest>,
     inbound: tonic::Streaming<wire::ConnectResponse>,
 }
@@ -129,7 +131,7 @@ impl Worker {
                 Happening::Leave => {
                     tracing::info!(worker.id = %self.config.id, held = desk.epochs().len(), "leaving");
                     leaving = Some(Instant::now() + LEAVE_PATIENCE);
-                    lost = send(&mut link, &heartbeat_message(&budget, true)).err();
+                    lost = send(&mut link, &heartbeat_message(&budget, true, 0)).err();
                 }
                 Happening::GaveUpWaiting => {
                     tracing::warn!(worker.id = %self.config.id, held = desk.epochs().len(), "left with work in hand; others will take it over");
@@ -138,10 +140,14 @@ impl Worker {
                 Happening::Beat => {
                     shared.close_idle();
                     shared.fence.runs();
-                    if link.is_some() && !shared.fence.sign() {
-                        lost = Some("this worker was stopped for longer than its lease".to_owned());
-                    } else {
-                        lost = send(&mut link, &heartbeat_message(&budget, leaving.is_some())).err();
+                    if link.is_some() {
+                        lost = match shared.fence.sign() {
+                            Some(number) => {
+                                let heartbeat = heartbeat_message(&budget, leaving.is_some(), number);
+                                send(&mut link, &heartbeat).err()
+                            }
+                            None => Some("nobody has heard this worker for a whole lease".to_owned()),
+                        };
                     }
                 }
                 Happening::Said(epoch, report) => {
@@ -168,7 +174,8 @@ impl Worker {
                             attempt = 0;
                             term = term.max(offered);
                             desk.keep_only(&keep);
-                            shared.fence.begin(lease);
+                            let introduced = link.as_ref().map_or_else(Instant::now, |link| link.introduced);
+                            shared.fence.begin(lease, introduced);
                             heartbeat = tokio::time::interval(heartbeat_interval);
                             heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
                             for (epoch, report) in desk.to_repeat() {
@@ -184,6 +191,7 @@ impl Worker {
                         Ok(CoordinatorMessage::Drain(epoch)) => desk.drain(epoch),
                         Ok(CoordinatorMessage::Recorded { epoch, table }) => desk.recorded(epoch, table),
                         Ok(CoordinatorMessage::SetDrained(by_user)) => drained = by_user,
+                        Ok(CoordinatorMessage::Heard(number)) => shared.fence.heard(number),
                         Ok(CoordinatorMessage::Inspect(inspection)) => {
                             if let Some(link) = &link {
                                 let outbound = link.outbound.clone();
@@ -212,7 +220,7 @@ impl Worker {
                     Ok(open) => {
                         link = Some(open);
                         if leaving.is_some() {
-                            lost = send(&mut link, &heartbeat_message(&budget, true)).err();
+                            lost = send(&mut link, &heartbeat_message(&budget, true, 0)).err();
                         }
                     }
                     Err(NotIn { reason, leader }) => {
@@ -261,6 +269,7 @@ impl Worker {
     }
 
     async fn introduce(&self, address: &str, held: Vec<Epoch>, drained: bool) -> Result<Link, NotIn> {
+        let introduced = Instant::now();
         let failed = |error: tonic::transport::Error| NotIn::from(format!("{address}: {error}"));
         let channel = Endpoint::from_shared(address.to_owned())
             .map_err(failed)?
@@ -291,7 +300,7 @@ impl Worker {
             reason: format!("{address}: {}", status.message()),
             leader: millrace_api::status::leader(&status),
         })?;
-        Ok(Link { outbound, inbound: inbound.into_inner() })
+        Ok(Link { introduced, outbound, inbound: inbound.into_inner() })
     }
 }
 
@@ -309,8 +318,8 @@ fn send(link: &mut Option<Link>, message: &WorkerMessage) -> Result<(), String> 
     sent.map_err(|error| format!("the coordinator does not take messages: {error}"))
 }
 
-fn heartbeat_message(budget: &Budget, draining: bool) -> WorkerMessage {
-    WorkerMessage::Heartbeat { memory_used: budget.used(), draining }
+fn heartbeat_message(budget: &Budget, draining: bool, number: u64) -> WorkerMessage {
+    WorkerMessage::Heartbeat { memory_used: budget.used(), draining, number }
 }
 
 /// Starts the task of an assignment; every task ends by saying how, or by being cancelled.

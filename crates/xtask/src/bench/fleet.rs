@@ -325,7 +325,7 @@ impl Simulated {
         loop {
             tokio::select! {
                 _ = beat.tick() => {
-                    let heartbeat = WorkerMessage::Heartbeat { memory_used: 0, draining: false };
+                    let heartbeat = WorkerMessage::Heartbeat { memory_used: 0, draining: false, number: 0 };
                     say.send((&heartbeat).into()).await?;
                 }
                 _ = report.tick() => {
