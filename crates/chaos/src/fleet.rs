@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use tokio_postgres::{Client, NoTls};
 
 use crate::clock;
+use crate::disk::Disk;
 use crate::hosts::Hosts;
 use crate::schedule::{COORDINATORS, Fault, WORKERS};
 
@@ -37,6 +38,8 @@ pub(crate) struct Fleet {
     program: PathBuf,
     folder: PathBuf,
     hosts: Option<Hosts>,
+    /// The source's, where it is one of its own.
+    disk: Option<Disk>,
     /// Whether processes can be given another time.
     clocks: bool,
 }
@@ -170,6 +173,7 @@ impl Fleet {
     pub(crate) async fn start(program: &Path, folder: &Path, hosts: bool) -> anyhow::Result<Self> {
         let hosts = if hosts { Some(Hosts::make(WORKERS).await?) } else { None };
         let here = hosts.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), Hosts::here);
+        let disk = if hosts.is_some() { Some(Disk::make(folder.join("postgres")).await?) } else { None };
         let launcher = || Launcher::new(program, ["devstack"]);
         let (postgres, clickhouse) = tokio::join!(
             Postgres::start(launcher(), PostgresOptions::new(17, folder.join("postgres"))),
@@ -192,6 +196,7 @@ impl Fleet {
             program: program.to_owned(),
             folder: folder.to_owned(),
             hosts,
+            disk,
             clocks: clock::library().is_some(),
         };
         fleet.client("postgres").await?.batch_execute("CREATE DATABASE catalog").await?;
@@ -233,6 +238,7 @@ impl Fleet {
     pub(crate) fn can(&self, fault: Fault) -> bool {
         match fault {
             Fault::WorkerClock(..) | Fault::CoordinatorClock(..) => self.clocks,
+            Fault::SourceFull => self.disk.is_some(),
             Fault::WorkerUnplugged(_) | Fault::WorkerMute(_) | Fault::WorkerDeaf(_) => self.hosts.is_some(),
             _ => true,
         }
@@ -241,6 +247,11 @@ impl Fleet {
     /// The workers' hosts.
     pub(crate) fn hosts(&self) -> anyhow::Result<&Hosts> {
         self.hosts.as_ref().context("there is one host")
+    }
+
+    /// The source's disk.
+    pub(crate) fn disk(&self) -> anyhow::Result<&Disk> {
+        self.disk.as_ref().context("it has no disk of its own")
     }
 
     /// Runs statements beside the catalog, past the proxy.

@@ -7,6 +7,7 @@
 //! The seed decides the schedule and what clients do; how both meet is up to the machine, so a seed that fails may need several tries to fail again.
 
 mod clock;
+mod disk;
 mod fleet;
 mod hosts;
 mod run;

@@ -235,6 +235,7 @@ impl Run<'_> {
             }
             Fault::TooManyParts => fleet.limit_tables("parts_to_throw_insert", "1").await,
             Fault::OutOfMemory => Ok(fleet.clickhouse.set_profile(&OUT_OF_MEMORY)?),
+            Fault::SourceFull => fleet.disk()?.fill().await,
             Fault::SourceRefuses => {
                 fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS false").await?;
                 fleet.at_catalog(&ended("postgres")).await
@@ -298,6 +299,12 @@ impl Run<'_> {
             Fault::DestinationFull => fleet.reset_tables("min_free_disk_bytes_to_perform_insert").await,
             Fault::TooManyParts => fleet.reset_tables("parts_to_throw_insert").await,
             Fault::OutOfMemory => Ok(fleet.clickhouse.set_profile(&[])?),
+            Fault::SourceFull => {
+                fleet.disk()?.empty()?;
+                // It may have given up, as it does where its log cannot be written.
+                fleet.postgres.kill().await?;
+                Ok(fleet.postgres.restart().await?)
+            }
             Fault::SourceRefuses => fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS true").await,
             Fault::CatalogReadOnly => {
                 fleet.at_catalog("SET default_transaction_read_only = off; ALTER DATABASE catalog RESET default_transaction_read_only").await?;
@@ -470,6 +477,7 @@ fn clashes(one: Fault, other: Fault) -> bool {
         | F::PostgresKilled
         | F::SessionsEnded
         | F::SourceRefuses
+        | F::SourceFull
         | F::CatalogReadOnly => (2, 0),
         F::ClickHouseKilled | F::DestinationFull | F::TooManyParts | F::OutOfMemory => (3, 0),
         F::WorkerClock(which, _) => (8, which),

@@ -61,6 +61,8 @@ pub enum Fault {
     TooManyParts,
     /// Whatever ClickHouse is asked for takes more memory than it has.
     OutOfMemory,
+    /// Nothing more can be written on the disk of the source, which holds the catalog too; it is started again at its end.
+    SourceFull,
     /// The source takes no connections, and those of Millrace are ended.
     SourceRefuses,
     /// The catalog can be read but not written.
@@ -108,6 +110,7 @@ impl Fault {
             Self::DestinationFull => "ClickHouse's disk full",
             Self::TooManyParts => "too many parts",
             Self::OutOfMemory => "ClickHouse out of memory",
+            Self::SourceFull => "source's disk full",
             Self::SourceRefuses => "source refuses",
             Self::CatalogReadOnly => "catalog read-only",
             Self::WorkerClock(..) => "worker's clock jumps",
@@ -222,7 +225,7 @@ fn fault(random: &mut StdRng) -> Fault {
     let worker = random.random_range(0..WORKERS);
     let coordinator = random.random_range(0..COORDINATORS);
     let hours = if random.random_bool(0.5) { 30 } else { -30 };
-    match random.random_range(0..38) {
+    match random.random_range(0..39) {
         0..=2 => Fault::WorkerKilled(worker),
         3..=4 => Fault::WorkerStopped(worker),
         5 => Fault::WorkerLeaves(worker),
@@ -253,6 +256,7 @@ fn fault(random: &mut StdRng) -> Fault {
         34 => Fault::WorkerUnplugged(worker),
         35 => Fault::WorkerMute(worker),
         36 => Fault::WorkerDeaf(worker),
+        37 => Fault::SourceFull,
         _ => Fault::Resynced,
     }
 }
@@ -284,6 +288,6 @@ mod tests {
                 Entry::Quiet => None,
             })
             .collect();
-        assert_eq!(kinds.len(), 31, "{kinds:?}");
+        assert_eq!(kinds.len(), 32, "{kinds:?}");
     }
 }
