@@ -239,6 +239,21 @@ async fn who_does_not_introduce_himself_as_a_worker_is_turned_away() {
 }
 
 #[tokio::test]
+async fn who_opens_a_stream_and_says_nothing_is_turned_away() {
+    let target = Target::start().await;
+    let channel = Endpoint::from_shared(target.address.clone()).unwrap().connect().await.unwrap();
+    // Open, and silent.
+    let (_say, said) = mpsc::channel(1);
+    let mut client = WorkerServiceClient::new(channel);
+    let answer = client.connect(ReceiverStream::new(said));
+    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await.unwrap();
+    let Err(status) = answer else { panic!("let in") };
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(target.refused()["out_of_turn"], 1);
+    target.stop().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_breaks_the_protocol_hears_the_end() {
     let target = Target::start().await;
     let twice = target.dial(Say::Hello(hello("twice"))).await.unwrap();
