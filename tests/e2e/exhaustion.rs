@@ -1,7 +1,9 @@
 //! A destination that runs out of something: what passes is waited for, what somebody has to mend is said, and nothing is lost.
 
 use crate::load::{SETTINGS, TABLES, assert_all_equal, sample_tables};
-use crate::stack::Stack;
+use std::time::{Duration, Instant};
+
+use crate::stack::{PATIENCE, Stack};
 
 /// No query has room; what is too small to be counted by itself is counted, too.
 const OUT_OF_MEMORY: [(&str, &str); 2] = [("max_memory_usage", "1000"), ("max_untracked_memory", "1")];
@@ -63,6 +65,25 @@ async fn a_user_who_may_only_read_is_named_and_once_he_may_write_the_stream_goes
     change(&stack, "unwritten").await;
     shown(&stack, "DESTINATION_READ_ONLY").await;
     stack.clickhouse.set_profile(&[]).unwrap();
+    stack.caught_up("shop").await;
+    assert_all_equal(&stack).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_turns_everybody_away_is_not_stormed() {
+    let mut stack = running().await;
+    stack.postgres.kill().await.unwrap();
+    // Whoever comes to its address is turned away at once: the one stream at first soon again, then ever more seldom.
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", stack.postgres.port())).await.unwrap();
+    let began = Instant::now();
+    for _ in 0..6 {
+        drop(tokio::time::timeout(PATIENCE, listener.accept()).await.unwrap().unwrap());
+    }
+    let took = began.elapsed();
+    drop(listener);
+    assert!(took > Duration::from_secs(2), "6 connections within {took:?}");
+    stack.postgres.restart().await.unwrap();
+    change(&stack, "after").await;
     stack.caught_up("shop").await;
     assert_all_equal(&stack).await;
 }
