@@ -301,15 +301,7 @@ async fn a_stream_that_wakes_up_after_its_lease_does_not_bring_back_what_was_tru
     source.batch_execute("TRUNCATE notes; INSERT INTO notes (note) VALUES ('after')").await.unwrap();
     stack.caught_up("notes").await;
     signal("-CONT", &worker.id()).await;
-    stack
-        .wait("the stopped one to be there again", async || {
-            let workers = stack.json(&["worker", "list"]).await;
-            let connected = |worker: &serde_json::Value| {
-                worker["id"] == first.as_str() && worker["state"] == "WORKER_STATE_CONNECTED"
-            };
-            workers["workers"].as_array().is_some_and(|workers| workers.iter().any(connected))
-        })
-        .await;
+    stack.worker_is_back(&first).await;
     // Whatever it held has been sent or given up once it has done something else.
     stack.ok(&["worker", "drain", if first == "one" { "two" } else { "one" }]).await;
     stack.wait("it to stream again", async || streamer().await == first).await;

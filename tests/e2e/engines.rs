@@ -130,15 +130,7 @@ async fn a_worker_that_was_stopped_with_rows_in_hand_does_not_write_what_its_suc
     stack.caught_up("append").await;
     signal("-CONT", &process).await;
     // It has come back to its senses once the coordinator has heard of it, and whatever it held has been sent or given up.
-    stack
-        .wait("the stopped one to be there again", async || {
-            let workers = stack.json(&["worker", "list"]).await;
-            let connected = |worker: &serde_json::Value| {
-                worker["id"] == first.as_str() && worker["state"] == "WORKER_STATE_CONNECTED"
-            };
-            workers["workers"].as_array().is_some_and(|workers| workers.iter().any(connected))
-        })
-        .await;
+    stack.worker_is_back(&first).await;
     source.batch_execute("INSERT INTO log DEFAULT VALUES").await.unwrap();
     stack.caught_up("append").await;
     let rows: i64 = source.query_one("SELECT count(*) FROM log", &[]).await.unwrap().get(0);

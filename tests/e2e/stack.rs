@@ -168,6 +168,17 @@ impl Stack {
         .await;
     }
 
+    /// Waits until a worker that was away is connected again.
+    pub(crate) async fn worker_is_back(&self, id: &str) {
+        self.wait("the worker to be there again", async || {
+            let workers = self.json(&["worker", "list"]).await;
+            let connected =
+                |worker: &Value| worker["id"] == id && worker["state"] == "WORKER_STATE_CONNECTED";
+            workers["workers"].as_array().is_some_and(|workers| workers.iter().any(connected))
+        })
+        .await;
+    }
+
     pub(crate) fn coordinator(&mut self) -> &mut Process {
         self.fleet.coordinator.as_mut().unwrap()
     }

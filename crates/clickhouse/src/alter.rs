@@ -1,7 +1,6 @@
 //! Letting a table's columns follow those of its source.
 
 use millrace_mapping::evolution::Alteration;
-
 use millrace_model::PipeId;
 
 use crate::cluster::sharding_expression;

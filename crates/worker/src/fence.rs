@@ -24,20 +24,17 @@ pub(crate) struct Fence(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    lease: Option<Lease>,
+    /// How long a lease lasts, as a coordinator said last.
+    lasts: Option<Duration>,
+    /// When the newest sign of life was given that a coordinator has heard; `None` from the end of a lease to the next welcome.
+    /// (`Instant` goes on while the process is stopped.)
+    signed: Option<Instant>,
     /// Heartbeats that were sent and not answered, by their numbers.
     sent: VecDeque<(u64, Instant)>,
     last: u64,
     /// When the worker was seen to run, and how often it had not run for longer than its lease.
     ran: Option<Instant>,
     stalls: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Lease {
-    lasts: Duration,
-    /// When the newest sign of life was given that a coordinator has heard. (`Instant` goes on while the process is stopped.)
-    signed: Instant,
 }
 
 /// Whether the worker has run all the time since a task began. A stream goes on while no coordinator is there to hear of it, for as long
@@ -58,14 +55,11 @@ impl Watch {
 
 impl State {
     fn is_stalled(&self) -> bool {
-        let lasts = self.lease.map(|lease| lease.lasts);
-        lasts.zip(self.ran).is_some_and(|(lasts, ran)| ran.elapsed() >= lasts)
+        self.lasts.zip(self.ran).is_some_and(|(lasts, ran)| ran.elapsed() >= lasts)
     }
-}
 
-impl Lease {
     fn stands(&self) -> bool {
-        self.signed.elapsed() < self.lasts
+        self.lasts.zip(self.signed).is_some_and(|(lasts, signed)| signed.elapsed() < lasts)
     }
 }
 
@@ -73,15 +67,16 @@ impl Fence {
     /// A coordinator has welcomed the worker, which introduced itself then; what it does not keep has been stopped.
     pub(crate) fn begin(&self, lasts: Duration, introduced: Instant) {
         let mut state = self.state();
-        state.lease = Some(Lease { lasts, signed: introduced });
+        (state.lasts, state.signed) = (Some(lasts), Some(introduced));
         state.sent.clear();
     }
 
-    /// A sign of life is about to be given; its number. `None` where the lease has ended before: then it must not be given on the old
-    /// connection, where nobody would say what still stands.
+    /// A sign of life is about to be given; its number. `None`, once, where the lease has ended before: then it must not be given on the
+    /// old connection, where nobody would say what still stands.
     pub(crate) fn sign(&self) -> Option<u64> {
         let mut state = self.state();
-        if state.lease.is_some_and(|lease| !lease.stands()) {
+        if state.signed.is_some() && !state.stands() {
+            state.signed = None;
             return None;
         }
         state.last += 1;
@@ -99,17 +94,15 @@ impl Fence {
         let mut state = self.state();
         while let Some((sent, at)) = state.sent.front().copied().filter(|(sent, _)| *sent <= number) {
             state.sent.pop_front();
-            if sent == number
-                && let Some(lease) = &mut state.lease
-            {
-                lease.signed = at;
+            if sent == number && state.signed.is_some() {
+                state.signed = Some(at);
             }
         }
     }
 
     /// Whether the worker may act.
     pub(crate) fn stands(&self) -> bool {
-        self.state().lease.is_some_and(|lease| lease.stands())
+        self.state().stands()
     }
 
     /// As [`Fence::stands`], for a task that ends where it does not.
@@ -157,7 +150,7 @@ mod tests {
         let long_ago = Instant::now().checked_sub(minute / 2).unwrap();
         fence.begin(minute, long_ago);
         assert!(fence.stands());
-        let signed = |fence: &Fence| fence.state().lease.unwrap().signed;
+        let signed = |fence: &Fence| fence.state().signed.unwrap();
         let (first, second) = (fence.sign().unwrap(), fence.sign().unwrap());
         assert_eq!(signed(&fence), long_ago, "a sign that nobody heard is none");
         fence.heard(second);
@@ -177,6 +170,8 @@ mod tests {
         assert!(!fence.stands());
         assert_eq!(fence.sign(), None, "the coordinator has to say what still stands");
         fence.heard(number);
+        assert!(!fence.stands());
+        assert!(fence.sign().is_some(), "on a connection that waits for its welcome");
         assert!(!fence.stands());
         fence.begin(minute, Instant::now());
         assert!(fence.stands());
