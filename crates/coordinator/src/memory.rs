@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// The first pause after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// The longest pause between tries.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
 /// One pipe's memory.
 #[derive(Default)]
@@ -22,6 +22,9 @@ pub(crate) struct Memory {
     pub(crate) copies: BTreeMap<Epoch, (u64, u64)>,
     /// The stream's last report.
     pub(crate) stream: Option<(StreamProgress, Timestamp)>,
+    /// How often the stream failed since it last got anything into the destination: one whose destination is away gets on until it
+    /// has something to write, and would be opened again at once each time.
+    pub(crate) reopened: u32,
     /// Since when it reports tables that cannot be written.
     pub(crate) held_since: Option<Timestamp>,
     /// Who had the stream last.
@@ -67,6 +70,10 @@ impl Memory {
             }
             Some(Progress::Stream(stream)) => {
                 self.held_since = (!stream.held.is_empty()).then(|| self.held_since.unwrap_or(now));
+                let before = self.stream.as_ref().map_or(stream.durable, |(before, _)| before.durable);
+                if stream.caught_up || stream.durable > before {
+                    self.reopened = 0;
+                }
                 self.stream = Some((stream, now));
                 self.last_streamer = Some(worker.clone());
                 true
@@ -82,7 +89,13 @@ impl Memory {
     pub(crate) fn fails(&mut self, task: Task, problem: Problem, now: Timestamp) -> bool {
         let attempts = self.trouble.get(&task).map_or(0, |trouble| trouble.attempts) + 1;
         let since = self.trouble.get(&task).map_or(now, |trouble| trouble.since);
-        let due = Instant::now() + backoff(attempts);
+        let pauses = if task == Task::Stream {
+            self.reopened = self.reopened.saturating_add(1);
+            self.reopened.max(attempts)
+        } else {
+            attempts
+        };
+        let due = Instant::now() + backoff(pauses);
         self.trouble.insert(task, Trouble { problem, since, attempts, due });
         attempts == 1
     }
@@ -96,6 +109,7 @@ impl Memory {
     pub(crate) fn begin_anew(&mut self, trace: TraceContext) {
         self.trace = trace;
         self.trouble.clear();
+        self.reopened = 0;
     }
 
     pub(crate) fn is_due(&self, task: &Task) -> bool {
@@ -103,7 +117,7 @@ impl Memory {
     }
 }
 
-/// Doubles from a quarter of a second to half a minute.
+/// Doubles from a quarter of a second to ten seconds.
 fn backoff(attempts: u32) -> Duration {
     FIRST_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(LONGEST_BACKOFF)
 }
@@ -111,11 +125,39 @@ fn backoff(attempts: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millrace_model::Lsn;
 
     #[test]
-    fn pauses_between_tries_double_up_to_half_a_minute() {
-        let pauses: Vec<u128> = (1..=9).map(|attempt| backoff(attempt).as_millis()).collect();
-        assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
+    fn pauses_between_tries_double_up_to_ten_seconds() {
+        let pauses: Vec<u128> = (1..=8).map(|attempt| backoff(attempt).as_millis()).collect();
+        assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 10000, 10000]);
         assert_eq!(backoff(u32::MAX), LONGEST_BACKOFF);
+    }
+
+    #[test]
+    fn a_stream_that_reports_and_writes_nothing_is_opened_ever_more_seldom() {
+        let (worker, epoch): (WorkerId, Epoch) = ("one".parse().unwrap(), Epoch(1));
+        let problem = || Problem::transient("DESTINATION_UNREACHABLE", "away", "");
+        let mut memory = Memory::default();
+        let stream = |durable, caught_up| {
+            let progress = StreamProgress { durable: Lsn(durable), caught_up, ..StreamProgress::default() };
+            Some(Progress::Stream(progress))
+        };
+        let pause = |memory: &Memory| {
+            let due = memory.trouble[&Task::Stream].due;
+            due.saturating_duration_since(Instant::now())
+        };
+        for _ in 0..6 {
+            memory.takes(&worker, epoch, stream(5, false), Timestamp(0));
+            memory.succeeds(&Task::Stream);
+            memory.fails(Task::Stream, problem(), Timestamp(0));
+        }
+        assert!(pause(&memory) > backoff(5), "{:?}", pause(&memory));
+        for advanced in [stream(6, false), stream(6, true)] {
+            memory.takes(&worker, epoch, advanced, Timestamp(0));
+            memory.succeeds(&Task::Stream);
+            memory.fails(Task::Stream, problem(), Timestamp(0));
+            assert!(pause(&memory) <= FIRST_BACKOFF, "{:?}", pause(&memory));
+        }
     }
 }
