@@ -136,3 +136,57 @@ async fn a_busy_pipe_is_found_equal_and_a_worker_that_dies_is_replaced() {
     let refused = stack.fails(&["pipe", "verify", "shop"]).await;
     assert!(refused.contains("Paused"), "{refused}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_table_is_compared_by_the_whole_fleet_range_by_range() {
+    const LARGE: i64 = 1_600_000;
+    let stack = Stack::start().await;
+    let source = stack.source().await;
+    // Half of the keys lie close together, so that ranges of the same width would not do.
+    source
+        .batch_execute(&format!(
+            "CREATE TABLE ledger (id bigint PRIMARY KEY, amount integer NOT NULL);
+             INSERT INTO ledger SELECT CASE WHEN n <= {half} THEN n ELSE n * 1000 END, n % 1000 FROM generate_series(1, {LARGE}) n;
+             ANALYZE ledger",
+            half = LARGE / 2
+        ))
+        .await
+        .unwrap();
+    stack.apply(&stack.write_pipe_of("shop", &["ledger"], SETTINGS)).await;
+    stack.wait_for("shop", "Running").await;
+    let (equal, tables) = verify(&stack, &[]).await;
+    assert!(equal, "{tables:#}");
+    let found = &tables[0]["verification"];
+    assert_eq!(
+        (&found["sourceRows"], &found["destinationRows"]),
+        (&LARGE.to_string().into(), &LARGE.to_string().into())
+    );
+
+    // One in the first range, one in the last, one beyond everything that was there when it was divided.
+    let forge = |id: i64, amount: i64, deleted: u8| {
+        format!(
+            "INSERT INTO mirror.ledger (id, amount, _millrace_version, _millrace_is_deleted, _millrace_synced_at) \
+             SELECT {id}, {amount}, max(_millrace_version) + 1, {deleted}, now64(9) FROM mirror.ledger"
+        )
+    };
+    destination(&stack, &forge(7, -1, 0)).await;
+    destination(&stack, &forge(LARGE * 1000, 0, 1)).await;
+    destination(&stack, &forge(i64::MIN, 1, 0)).await;
+    let (equal, tables) = verify(&stack, &[]).await;
+    assert!(!equal);
+    let samples = tables[0]["verification"]["samples"].as_array().unwrap();
+    let mut samples: Vec<String> =
+        samples.iter().map(|row| format!("{} {}", row["key"], row["kind"])).collect();
+    samples.sort();
+    assert_eq!(
+        samples,
+        [
+            format!("\"{}\" \"ROW_DIFFERENCE_KIND_EXTRA\"", i64::MIN),
+            format!("\"{}\" \"ROW_DIFFERENCE_KIND_MISSING\"", LARGE * 1000),
+            "\"7\" \"ROW_DIFFERENCE_KIND_ALTERED\"".to_owned(),
+        ]
+    );
+    assert_eq!(tables[0]["verification"]["differences"], "3");
+    let events = stack.ok(&["pipe", "events", "shop"]).await;
+    assert!(events.contains("public.ledger is compared in 3 parts"), "{events}");
+}

@@ -11,7 +11,7 @@ use millrace_model::spec::{
     ClickHouseDestination, PipeSettings, PostgresSource, ReplicationMode, TableSpec, TlsMode,
 };
 use millrace_model::work::{
-    Assignment, DestinationFacts, DifferenceKind, Hello, Outcome, Progress, Report, RowDifference,
+    Assignment, DestinationFacts, DifferenceKind, Hello, KeyRange, Outcome, Progress, Report, RowDifference,
     SlotRequest, StreamProgress, StreamedTable, Swap, TableSize, TableWork, Verified, Work,
 };
 use millrace_model::{
@@ -188,6 +188,14 @@ fn works() -> Vec<Work> {
         Work::Swap { swaps: vec![swap(None), swap(Some("9"))] },
         Work::Verify {
             table: table(),
+            range: None,
+            slot_name: name.clone(),
+            shared_target: false,
+            destination: DestinationFacts { time64: false },
+        },
+        Work::Verify {
+            table: table(),
+            range: Some(KeyRange { from: Some(i64::MIN), until: None }),
             slot_name: name.clone(),
             shared_target: true,
             destination: DestinationFacts { time64: true },
@@ -247,6 +255,7 @@ fn reports() -> Vec<Report> {
         Report::Finished(Outcome::Released),
         Report::Progress(Progress::Verify { rows: u64::MAX }),
         Report::Finished(Outcome::Verified(Verified::default())),
+        Report::Finished(Outcome::Divided { bounds: vec![i64::MIN, -1, 0, i64::MAX] }),
         Report::Finished(Outcome::Verified(Verified {
             source_rows: 3,
             destination_rows: 4,

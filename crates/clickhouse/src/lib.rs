@@ -30,7 +30,7 @@ pub use connection::{Compression, ConnectionOptions};
 pub use destination::{Destination, EnsuredTable, TableUuid};
 pub use error::{Error, Failure};
 pub use inspection::ServerFacts;
-pub use lookup::CurrentRow;
+pub use lookup::{CurrentRow, Keys};
 pub use quoting::{quote_identifier, quote_string};
 pub use scan::{Scan, ScannedRow};
 pub use table::{

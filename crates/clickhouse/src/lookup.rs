@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use millrace_mapping::row_binary::take_value;
 use millrace_mapping::{ChType, EncodedBlock};
-use millrace_model::spec::{Cluster, MetadataColumns};
+use millrace_model::spec::Cluster;
 
 use crate::cluster::consistency;
 use crate::quoting::quote_identifier;
-use crate::{Destination, Error, Failure, TableRef};
+use crate::{Destination, Error, Failure, TargetTable};
 
 /// The newest version of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,29 +23,35 @@ pub struct CurrentRow {
     pub values: Vec<Vec<u8>>,
 }
 
+/// The keys whose rows are looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys<'a> {
+    /// One row a key, with the columns below and the metadata columns; its version column numbers the keys.
+    pub block: &'a EncodedBlock,
+    /// Names of the columns that tell rows apart.
+    pub columns: &'a [String],
+}
+
 impl Destination {
     /// The newest version of each key's row, tombstones included; keys without a row are absent.
     ///
-    /// `keys` holds one row a key, with the columns `key` and the metadata columns; its version column numbers the keys. They
-    /// travel inside of the statement, twice as long as they are: give at most some MiB. The answer is held in memory as a whole; one larger than `limit` bytes is given up, which
-    /// is `None`.
+    /// The keys travel inside of the statement, twice as long as they are: give at most some MiB. The answer is held in memory as a whole; one larger than `limit` bytes is given
+    /// up, which is `None`.
     ///
     /// Sees every insert that was answered before: all replicas of a cluster are asked, and otherwise the server for that.
     pub async fn current_rows(
         &self,
-        table: &TableRef,
-        metadata: &MetadataColumns,
-        keys: &EncodedBlock,
-        key: &[String],
+        target: &TargetTable,
+        keys: Keys<'_>,
         columns: &[(&str, &ChType)],
         limit: usize,
     ) -> Result<Option<Vec<CurrentRow>>, Error> {
-        if keys.rows == 0 {
+        if keys.block.rows == 0 {
             return Ok(Some(Vec::new()));
         }
-        let failed = |source| Error::LookUp { table: table.clone(), source };
+        let failed = |source| Error::LookUp { table: target.table.clone(), source };
         let values: Vec<String> = columns.iter().map(|(name, _)| quote_identifier(name)).collect();
-        let sql = self.newest_statement(table, metadata, keys, key, &values);
+        let sql = self.newest_statement(target, keys, &values);
         let timeout = self.connection.options.table_timeout;
         let answer = self.connection.bytes_within(&sql, "RowBinary", timeout, limit).await.map_err(failed)?;
         let Some(answer) = answer else { return Ok(None) };
@@ -63,22 +69,20 @@ impl Destination {
     /// How many bytes of memory the columns of each key's newest row take, by the key's number; of the same keys as [`Destination::current_rows`].
     pub async fn current_sizes(
         &self,
-        table: &TableRef,
-        metadata: &MetadataColumns,
-        keys: &EncodedBlock,
-        key: &[String],
+        target: &TargetTable,
+        keys: Keys<'_>,
         columns: &[&str],
     ) -> Result<Vec<(u64, u64)>, Error> {
-        if keys.rows == 0 {
+        if keys.block.rows == 0 {
             return Ok(Vec::new());
         }
-        let failed = |source| Error::LookUp { table: table.clone(), source };
+        let failed = |source| Error::LookUp { table: target.table.clone(), source };
         let columns: Vec<String> = columns.iter().map(|name| quote_identifier(name)).collect();
         let size = format!(
             "toUInt64({})",
             if columns.is_empty() { "0".to_owned() } else { format!("byteSize({})", columns.join(", ")) }
         );
-        let sql = self.newest_statement(table, metadata, keys, key, &[size]);
+        let sql = self.newest_statement(target, keys, &[size]);
         let timeout = self.connection.options.table_timeout;
         let answer = self.connection.bytes(&sql, "RowBinary", timeout).await.map_err(failed)?;
         let mut rest = &answer[..];
@@ -96,16 +100,9 @@ impl Destination {
 }
 
 impl Destination {
-    fn newest_statement(
-        &self,
-        table: &TableRef,
-        metadata: &MetadataColumns,
-        keys: &EncodedBlock,
-        key: &[String],
-        values: &[String],
-    ) -> String {
-        let rows = self.on_all_hosts(&self.local(table).to_string());
-        statement(self.cluster.as_ref(), &rows, metadata, keys, key, values)
+    fn newest_statement(&self, target: &TargetTable, keys: Keys<'_>, values: &[String]) -> String {
+        let rows = self.on_all_hosts(&self.local(&target.table).to_string());
+        statement(self.cluster.as_ref(), &rows, target, keys, values)
     }
 }
 
@@ -128,12 +125,13 @@ fn number(bytes: &mut &[u8]) -> Option<u64> {
 fn statement(
     cluster: Option<&Cluster>,
     rows: &str,
-    metadata: &MetadataColumns,
-    keys: &EncodedBlock,
-    key: &[String],
+    target: &TargetTable,
+    keys: Keys<'_>,
     values: &[String],
 ) -> String {
-    let hex = keys.pieces.iter().flat_map(|piece| piece.iter()).fold(String::new(), |mut hex, byte| {
+    let Keys { block, columns: key } = keys;
+    let metadata = &target.metadata;
+    let hex = block.pieces.iter().flat_map(|piece| piece.iter()).fold(String::new(), |mut hex, byte| {
         // Writing into a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
         hex
@@ -143,7 +141,10 @@ fn statement(
         let columns = quoted.iter().enumerate();
         columns.map(|(at, name)| format!("{name} AS {side}_{at}")).collect::<Vec<_>>().join(", ")
     };
-    let matched: Vec<String> = (0..key.len()).map(|at| format!("row_{at} = key_{at}")).collect();
+    // Where none can be NULL the plain comparison is kept, which goes by the index.
+    let nulls = target.may_hold_null(key);
+    let equals = if nulls { "IS NOT DISTINCT FROM" } else { "=" };
+    let matched: Vec<String> = (0..key.len()).map(|at| format!("row_{at} {equals} key_{at}")).collect();
     let selected: String =
         values.iter().enumerate().map(|(at, value)| format!(", {value} AS value_{at}")).collect();
     let taken: String = (0..values.len()).map(|at| format!(", value_{at}")).collect();
@@ -155,8 +156,12 @@ fn statement(
          SELECT key_ordinal, row_version, row_deleted{taken} FROM \
          (SELECT {found}, {version} AS row_version, {is_deleted} AS row_deleted{selected} FROM {rows} \
          WHERE ({key}) {within} (SELECT {key} FROM given) ORDER BY {version} DESC LIMIT 1 BY {key}) AS found \
-         INNER JOIN (SELECT {keys}, {version} AS key_ordinal FROM given) AS sought ON {matched}{}",
-        consistency(cluster),
+         INNER JOIN (SELECT {keys}, {version} AS key_ordinal FROM given) AS sought ON {matched}{settings}",
+        settings = match (consistency(cluster), nulls) {
+            (settings, false) => settings.to_owned(),
+            ("", true) => " SETTINGS transform_null_in = 1".to_owned(),
+            (settings, true) => format!("{settings}, transform_null_in = 1"),
+        },
         found = renamed("row"),
         keys = renamed("key"),
         within = if cluster.is_some() { "GLOBAL IN" } else { "IN" },

@@ -5,6 +5,7 @@ use clickhouse::query::BytesCursor;
 use millrace_mapping::ChType;
 use millrace_mapping::row_binary::take_value;
 use millrace_model::spec::MetadataColumns;
+use millrace_model::work::KeyRange;
 
 use crate::cluster::consistency;
 use crate::quoting::quote_identifier;
@@ -31,7 +32,8 @@ pub struct ScannedRow<'a> {
 }
 
 impl Destination {
-    /// Begins to read these columns of all rows that a reader sees: the newest version of each, without deleted ones. Sees every insert that was answered before.
+    /// Begins to read these columns of all rows that a reader sees, or of those in which a column of the sorting key lies in a range: the newest version of each, without
+    /// deleted ones. Sees every insert that was answered before.
     ///
     /// # Errors
     /// ClickHouse refuses, or does not answer.
@@ -40,13 +42,20 @@ impl Destination {
         table: &TableRef,
         metadata: &MetadataColumns,
         columns: &[(&str, &ChType)],
+        range: Option<(&str, KeyRange)>,
     ) -> Result<Scan, Error> {
         self.synchronise(table).await?;
         let selected: Vec<String> = columns.iter().map(|(name, _)| quote_identifier(name)).collect();
+        let mut conditions = vec![format!("{} = 0", quote_identifier(&metadata.is_deleted))];
+        if let Some((column, range)) = range {
+            let column = quote_identifier(column);
+            conditions.extend(range.from.map(|from| format!("{column} >= {from}")));
+            conditions.extend(range.until.map(|until| format!("{column} < {until}")));
+        }
         let sql = format!(
-            "SELECT {} FROM {table} FINAL WHERE {} = 0{}",
+            "SELECT {} FROM {table} FINAL WHERE {}{}",
             selected.join(", "),
-            quote_identifier(&metadata.is_deleted),
+            conditions.join(" AND "),
             consistency(self.cluster.as_ref())
         );
         let cursor = self.connection.stream(&sql, "RowBinary");

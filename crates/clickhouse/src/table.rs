@@ -160,8 +160,13 @@ impl TargetTable {
 
     /// `allow_nullable_key` is needed for a NULL anywhere in the key, also inside arrays.
     fn has_nullable_key(&self) -> bool {
-        let in_key = self.columns.iter().filter(|column| self.sorting_key.contains(&column.name));
-        in_key.into_iter().any(|column| column.target.to_string().contains("Nullable("))
+        self.may_hold_null(&self.sorting_key)
+    }
+
+    /// Whether there may be a NULL anywhere in one of these columns.
+    pub(crate) fn may_hold_null(&self, columns: &[String]) -> bool {
+        let mut named = self.columns.iter().filter(|column| columns.contains(&column.name));
+        named.any(|column| column.target.to_string().contains("Nullable("))
     }
 
     /// A select list that gives those of the columns that are asked for, by their names, each with its type's default.

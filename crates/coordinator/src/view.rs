@@ -9,8 +9,8 @@ use millrace_api::time::{duration, timestamp};
 use millrace_lifecycle::pipe::next_in_words;
 use millrace_lifecycle::record::EventKind;
 use millrace_lifecycle::{
-    AssignmentRecord, EventRecord, Health, PipeAggregate, PipeRecord, PipeState, PipeTable, TableRecord,
-    TableState, Task, command,
+    EventRecord, Health, PipeAggregate, PipeRecord, PipeState, PipeTable, TableRecord, TableState, Task,
+    command,
 };
 use millrace_model::work::{DifferenceKind, RowDifference};
 use millrace_model::{Problem, TableId, Timestamp, WorkerId};
@@ -144,11 +144,12 @@ fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
             sum.1 += bytes;
         }
     }
-    let of_comparison = |held: &AssignmentRecord| match &held.task {
-        Task::Verify { table, .. } => Some((*table, memory.copies.get(&held.epoch)?.0)),
-        _ => None,
-    };
-    let compared: BTreeMap<TableId, u64> = pipe.assignments().filter_map(of_comparison).collect();
+    let mut compared: BTreeMap<TableId, u64> = BTreeMap::new();
+    for held in pipe.assignments() {
+        if let (Task::Verify { table, .. }, Some((rows, _))) = (&held.task, memory.copies.get(&held.epoch)) {
+            *compared.entry(*table).or_default() += rows;
+        }
+    }
     let stream = memory.stream.as_ref().map(|(stream, _)| stream);
     let changes: BTreeMap<TableId, u64> =
         stream.iter().flat_map(|stream| stream.tables.iter().copied()).collect();
@@ -197,7 +198,8 @@ fn tables(pipe: &PipeAggregate, memory: &Memory) -> Vec<pb::TableStatus> {
 fn assignment(held: &millrace_lifecycle::AssignmentRecord) -> pb::AssignmentStatus {
     let detail = match &held.task {
         Task::Copy { source, partition, .. } => format!("{source} partition {partition}"),
-        Task::Verify { source, .. } => source.to_string(),
+        Task::Verify { source, part: None, .. } => source.to_string(),
+        Task::Verify { source, part: Some(part), .. } => format!("{source} part {part}"),
         _ => String::new(),
     };
     pb::AssignmentStatus {
@@ -289,7 +291,8 @@ fn verification(table: &TableRecord, rows_read: Option<u64>) -> Option<pb::Verif
     let Some((finished, found)) = &verification.finished else {
         return Some(pb::Verification {
             requested_at,
-            rows_read: rows_read.unwrap_or(0),
+            rows_read: rows_read.unwrap_or(0)
+                + verification.so_far.as_ref().map_or(0, |found| found.source_rows + found.destination_rows),
             ..pb::Verification::default()
         });
     };

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use millrace_model::spec::TableSpec;
-use millrace_model::work::{DestinationFacts, Verified};
+use millrace_model::work::{DestinationFacts, KeyRange, Verified};
 use millrace_model::{
     Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, TableDefinition, TableId, TableName, Timestamp,
     WorkerId,
@@ -209,6 +209,28 @@ pub struct Verification {
     pub requested: Timestamp,
     /// When it ended, and what it found; none while it is to be made.
     pub finished: Option<(Timestamp, Verified)>,
+    /// What its table was divided into; empty where it was not, or not yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<VerificationPart>,
+    /// What was found in the parts that are done, until all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub so_far: Option<Verified>,
+}
+
+/// A range of keys that is compared by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationPart {
+    /// Which rows.
+    pub range: KeyRange,
+    /// Whether it is done.
+    pub done: bool,
+}
+
+impl Verification {
+    /// One that is to be made.
+    pub fn requested(at: Timestamp) -> Self {
+        Self { requested: at, finished: None, parts: Vec::new(), so_far: None }
+    }
 }
 
 impl TableRecord {
@@ -276,6 +298,9 @@ pub enum Task {
         table: TableId,
         /// Its source, for people.
         source: TableName,
+        /// The part's place among [`Verification::parts`]; `None` where it was not divided.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        part: Option<u32>,
     },
     /// Swap a round's tables in where no stream does it.
     Swap {
@@ -335,7 +360,8 @@ impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Task::Copy { source, partition, .. } => write!(f, "copy of {source} partition {partition}"),
-            Task::Verify { source, .. } => write!(f, "comparison of {source}"),
+            Task::Verify { source, part: None, .. } => write!(f, "comparison of {source}"),
+            Task::Verify { source, part: Some(part), .. } => write!(f, "comparison of {source} part {part}"),
             other => f.write_str(other.kind()),
         }
     }

@@ -167,6 +167,7 @@ impl PipeAggregate {
                 | (Task::Copy { .. }, Outcome::Copied { .. })
                 | (Task::Stream, Outcome::Drained { .. })
                 | (Task::Verify { .. }, Outcome::Verified(_))
+                | (Task::Verify { part: None, .. }, Outcome::Divided { .. })
                 | (Task::Swap { .. }, Outcome::Swapped { .. })
                 | (Task::Clean, Outcome::Cleaned { .. })
                 | (Task::Release, Outcome::Released)
@@ -217,8 +218,11 @@ impl PipeAggregate {
                 self.pipe.publication_due = false;
                 self.touch_pipe();
             }
-            (Task::Verify { table, .. }, Outcome::Verified(found)) => {
-                self.verified(*table, &found, actor.clone(), now);
+            (Task::Verify { table, part, .. }, Outcome::Verified(found)) => {
+                self.verified_part(*table, *part, found, actor.clone(), now);
+            }
+            (Task::Verify { table, .. }, Outcome::Divided { bounds }) => {
+                self.divide_verification(*table, &bounds, actor.clone(), now);
             }
             (Task::Copy { table, partition, .. }, Outcome::Copied { rows, bytes }) => {
                 self.finish_partition(*table, *partition, Copied { rows, bytes });
@@ -332,7 +336,7 @@ impl PipeAggregate {
         if let (Task::Verify { table, .. }, false) = (&task, first.recovery == Recovery::Retry) {
             // That a table cannot be compared says nothing against its stream.
             let found = Verified { problem: Some(first), ..Verified::default() };
-            self.verified(*table, &found, actor.clone(), now);
+            self.verified(*table, found, actor.clone(), now);
             return Aftermath::Fine;
         }
         let tables = self.failing_tables(&task, problems);

@@ -1,11 +1,11 @@
 //! Comparing tables with their sources: asked for by a user, done by workers table by table, kept with the table.
 
-use millrace_model::work::Verified;
+use millrace_model::work::{KeyRange, Verified};
 use millrace_model::{Problem, TableId, TableName, Timestamp};
 
 use crate::aggregate::PipeAggregate;
 use crate::command::{Command, Refusal};
-use crate::record::{Actor, Task, Verification};
+use crate::record::{Actor, Task, Verification, VerificationPart};
 use crate::table::TableState;
 
 impl PipeAggregate {
@@ -45,7 +45,7 @@ impl PipeAggregate {
         for id in chosen {
             let pending = self.pending_verification(id);
             if let (false, Some(table)) = (pending, self.table_mut(id)) {
-                table.record.verification = Some(Verification { requested: now, finished: None });
+                table.record.verification = Some(Verification::requested(now));
                 begun.push(table.record.source().to_string());
             }
         }
@@ -73,7 +73,7 @@ impl PipeAggregate {
         let due = self.ids(due);
         for id in &due {
             if let Some(table) = self.table_mut(*id) {
-                table.record.verification = Some(Verification { requested: now, finished: None });
+                table.record.verification = Some(Verification::requested(now));
             }
         }
         !due.is_empty()
@@ -84,10 +84,65 @@ impl PipeAggregate {
         verification.is_some_and(|verification| verification.finished.is_none())
     }
 
+    /// A table's parts are compared at the same time, except where the pipe's settings say how fast a table may be read.
     pub(crate) fn wanted_verifications(&self) -> impl Iterator<Item = Task> {
+        let at_a_time = match self.pipe.spec.settings.verify_rows_per_second {
+            0 => usize::MAX,
+            _ => 1,
+        };
         self.active()
             .filter(|table| table.state == TableState::Streaming && self.pending_verification(table.id))
-            .map(|table| Task::Verify { table: table.id, source: table.source().clone() })
+            .flat_map(move |table| {
+                let parts = table.verification.iter().flat_map(|verification| &verification.parts);
+                let open: Vec<Option<u32>> = match parts.clone().next() {
+                    None => vec![None],
+                    Some(_) => {
+                        let numbered = (0..).zip(parts).filter(|(_, part)| !part.done);
+                        numbered.map(|(number, _)| Some(number)).take(at_a_time).collect()
+                    }
+                };
+                let task = |part| Task::Verify { table: table.id, source: table.source().clone(), part };
+                open.into_iter().map(task)
+            })
+    }
+
+    /// A table is compared range by range from now on.
+    pub(crate) fn divide_verification(&mut self, id: TableId, bounds: &[i64], actor: Actor, now: Timestamp) {
+        let Some(table) = self.table_mut(id) else { return };
+        let source = table.record.source().clone();
+        let Some(verification) = &mut table.record.verification else { return };
+        if verification.finished.is_some() {
+            return;
+        }
+        let part = |range| VerificationPart { range, done: false };
+        verification.parts = KeyRange::between(bounds).map(part).collect();
+        let parts = verification.parts.len();
+        self.note(format!("{source} is compared in {parts} parts"), actor, now);
+    }
+
+    /// Keeps what was found in one part, or in the whole table where it was not divided.
+    pub(crate) fn verified_part(
+        &mut self,
+        id: TableId,
+        part: Option<u32>,
+        found: Verified,
+        actor: Actor,
+        now: Timestamp,
+    ) {
+        let Some(part) = part else { return self.verified(id, found, actor, now) };
+        let Some(table) = self.table_mut(id) else { return };
+        let Some(verification) = &mut table.record.verification else { return };
+        match verification.parts.get_mut(part as usize) {
+            Some(part) if !part.done => part.done = true,
+            _ => return,
+        }
+        let mut sum = verification.so_far.take().unwrap_or_default();
+        sum.merge(found);
+        if sum.problem.is_some() || verification.parts.iter().all(|part| part.done) {
+            self.verified(id, sum, actor, now);
+        } else {
+            verification.so_far = Some(sum);
+        }
     }
 
     /// Whether the last comparison of a table found differences; then what to say of them.
@@ -99,18 +154,23 @@ impl PipeAggregate {
     }
 
     /// Keeps what a comparison found.
-    pub(crate) fn verified(&mut self, id: TableId, found: &Verified, actor: Actor, now: Timestamp) {
+    pub(crate) fn verified(&mut self, id: TableId, found: Verified, actor: Actor, now: Timestamp) {
         if !self.pending_verification(id) {
             return;
         }
+        // Where one part cannot be compared, nobody needs the others.
+        self.release_all(|task| matches!(task, Task::Verify { table, .. } if *table == id));
         let Some(table) = self.table_mut(id) else { return };
         let source = table.record.source().clone();
         if let Some(verification) = &mut table.record.verification {
-            verification.finished = Some((now, found.clone()));
+            *verification = Verification {
+                finished: Some((now, found.clone())),
+                ..Verification::requested(verification.requested)
+            };
         }
-        match &found.problem {
-            Some(problem) => self.note_problem(problem.clone(), actor, now),
-            None if found.differences > 0 => self.note_problem(differing(&source, found), actor, now),
+        match found.problem {
+            Some(problem) => self.note_problem(problem, actor, now),
+            None if found.differences > 0 => self.note_problem(differing(&source, &found), actor, now),
             None => {
                 let unsettled = match found.unsettled {
                     0 => String::new(),
@@ -136,7 +196,7 @@ impl PipeAggregate {
             problem = problem.of_table(table.record.source());
         }
         let found = Verified { problem: Some(problem), ..Verified::default() };
-        self.verified(id, &found, Actor::Coordinator, now);
+        self.verified(id, found, Actor::Coordinator, now);
     }
 }
 

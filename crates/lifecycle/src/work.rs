@@ -121,11 +121,16 @@ impl PipeAggregate {
                     destination,
                 }
             }
-            Task::Verify { table, .. } => {
+            Task::Verify { table, part, .. } => {
                 let record = &self.table(*table)?.record;
+                let range = match part {
+                    None => None,
+                    Some(part) => Some(record.verification.as_ref()?.parts.get(*part as usize)?.range),
+                };
                 let same_target = |other: &&TableRecord| other.spec.target == record.spec.target;
                 Work::Verify {
                     table: table_work(record)?,
+                    range,
                     slot_name: self.pipe.slot.as_ref()?.name.clone(),
                     shared_target: self
                         .active()

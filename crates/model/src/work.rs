@@ -149,10 +149,12 @@ pub enum Work {
         /// As provisioned.
         destination: DestinationFacts,
     },
-    /// Compare a table that streams with its source. Ends with [`Outcome::Verified`].
+    /// Compare a table that streams with its source. Ends with [`Outcome::Verified`], or [`Outcome::Divided`] where no range was asked for and the table is large.
     Verify {
         /// The table.
         table: TableWork,
+        /// The rows to compare; `None` where the table was not divided (yet).
+        range: Option<KeyRange>,
         /// The pipe's slot, which tells what is in the destination.
         slot_name: String,
         /// Whether other sources feed the same destination table.
@@ -336,6 +338,11 @@ pub enum Outcome {
     },
     /// [`Work::Verify`]
     Verified(Verified),
+    /// [`Work::Verify`] of a large table: nothing was compared yet, it is to be done range by range.
+    Divided {
+        /// The first values of the sorting key's first column in each range but the first; ascending, none twice, at least one.
+        bounds: Vec<i64>,
+    },
     /// [`Work::Release`]
     Released,
     /// [`Work::Teardown`]
@@ -343,6 +350,27 @@ pub enum Outcome {
         /// What could not be freed, and why.
         left_behind: Vec<Problem>,
     },
+}
+
+/// Rows of which the first column of the sorting key, an integer, lies in `from..until`; a bound that is absent leaves that side open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KeyRange {
+    /// The least value.
+    pub from: Option<i64>,
+    /// The first value that is none of them any more.
+    pub until: Option<i64>,
+}
+
+impl KeyRange {
+    /// Every row.
+    pub const ALL: Self = Self { from: None, until: None };
+
+    /// The ranges between ascending bounds, one more than there are bounds; together they are [`KeyRange::ALL`].
+    pub fn between(bounds: &[i64]) -> impl Iterator<Item = Self> {
+        let from = std::iter::once(None).chain(bounds.iter().copied().map(Some));
+        let until = bounds.iter().copied().map(Some).chain([None]);
+        from.zip(until).map(|(from, until)| Self { from, until })
+    }
 }
 
 /// What the comparison of a table with its source found.
@@ -358,10 +386,27 @@ pub struct Verified {
     pub more: bool,
     /// Rows that changed each time they were looked at, so that nothing can be said of them.
     pub unsettled: u64,
-    /// Some of the rows that differ, at most 1,000.
+    /// Some of the rows that differ, at most [`Verified::SAMPLES`].
     pub samples: Vec<RowDifference>,
     /// Why the table could not be compared.
     pub problem: Option<Problem>,
+}
+
+impl Verified {
+    /// How many of the rows that differ are kept with what was found.
+    pub const SAMPLES: usize = 1_000;
+
+    /// Adds what was found of other rows of the same table.
+    pub fn merge(&mut self, other: Self) {
+        self.source_rows += other.source_rows;
+        self.destination_rows += other.destination_rows;
+        self.differences += other.differences;
+        self.more |= other.more;
+        self.unsettled += other.unsettled;
+        self.samples.extend(other.samples);
+        self.samples.truncate(Self::SAMPLES);
+        self.problem = self.problem.take().or(other.problem);
+    }
 }
 
 /// A row that differs.

@@ -1,6 +1,7 @@
 //! Reading rows by binary COPY, lent one by one (manual: "COPY", "Binary Format").
 
 use millrace_model::spec::PostgresSource;
+use millrace_model::work::KeyRange;
 use millrace_model::{Lsn, PageRange, SourceColumn, TableDefinition};
 
 use crate::error::{Error, Step};
@@ -224,6 +225,22 @@ pub fn copy_query_of_keys(
     let values: Vec<String> = values.iter().map(i64::to_string).collect();
     let condition =
         format!(" WHERE {} = ANY('{{{}}}'::bigint[])", quote_identifier(column), values.join(","));
+    copy_statement(definition, &condition, as_text)
+}
+
+/// As [`copy_query`], of the rows in which an integer column lies in a range.
+pub fn copy_query_of_key_range(
+    definition: &TableDefinition,
+    column: &str,
+    range: KeyRange,
+    as_text: &dyn Fn(&SourceColumn) -> bool,
+) -> String {
+    let column = quote_identifier(column);
+    let from = range.from.map(|from| format!("{column} >= {from}"));
+    let until = range.until.map(|until| format!("{column} < {until}"));
+    let bounds: Vec<String> = from.into_iter().chain(until).collect();
+    let condition =
+        if bounds.is_empty() { String::new() } else { format!(" WHERE {}", bounds.join(" AND ")) };
     copy_statement(definition, &condition, as_text)
 }
 

@@ -14,6 +14,7 @@ pub mod classification;
 pub mod copy;
 pub mod dial;
 pub mod discovery;
+mod division;
 pub mod error;
 pub mod inspect;
 pub mod lookup;
@@ -28,7 +29,8 @@ pub mod wire;
 
 pub use backlog::{BacklogEvent, BacklogReader};
 pub use classification::{ERROR_CODES, classify};
-pub use copy::{CopyEvent, CopyReader, Place, copy_query, copy_query_of_keys};
+pub use copy::{CopyEvent, CopyReader, Place, copy_query, copy_query_of_key_range, copy_query_of_keys};
+pub use division::Spread;
 pub use error::{Error, ServerError, Step};
 pub use inspect::{Inspection, inspect, offered_tables};
 pub use lookup::KeyValue;

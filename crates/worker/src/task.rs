@@ -131,8 +131,9 @@ async fn dispatch(assignment: Assignment, shared: Shared, reporter: Reporter, si
             };
             copy::run(copy, &shared, &reporter).await
         }
-        Work::Verify { table, slot_name, shared_target, destination } => {
-            let verify = verify::Verify { epoch, pipe, spec, table, slot_name, shared_target, destination };
+        Work::Verify { table, range, slot_name, shared_target, destination } => {
+            let verify =
+                verify::Verify { epoch, pipe, spec, table, range, slot_name, shared_target, destination };
             Box::pin(verify::run(verify, &shared, &reporter)).await
         }
         Work::Stream { .. } => {

@@ -1,7 +1,9 @@
 //! Work that is given.
 
 use millrace_model::spec::TableSpec;
-use millrace_model::work::{Assignment, DestinationFacts, SlotRequest, StreamedTable, Swap, TableWork, Work};
+use millrace_model::work::{
+    Assignment, DestinationFacts, KeyRange, SlotRequest, StreamedTable, Swap, TableWork, Work,
+};
 use millrace_model::{Lsn, PageRange, PipeId, TableId, TableName};
 
 use crate::problem::table as table_name;
@@ -105,12 +107,15 @@ fn write_work(work: &Work) -> WireWork {
             revision: *revision,
             swaps: swaps.iter().map(write_swap).collect(),
         }),
-        Work::Verify { table, slot_name, shared_target, destination } => WireWork::Verify(wire::VerifyWork {
-            table: Some(write_table(table)),
-            slot_name: slot_name.clone(),
-            shared_target: *shared_target,
-            destination_time64: destination.time64,
-        }),
+        Work::Verify { table, range, slot_name, shared_target, destination } => {
+            WireWork::Verify(wire::VerifyWork {
+                table: Some(write_table(table)),
+                range: range.map(|range| wire::KeyRange { from: range.from, until: range.until }),
+                slot_name: slot_name.clone(),
+                shared_target: *shared_target,
+                destination_time64: destination.time64,
+            })
+        }
         Work::Swap { swaps } => {
             WireWork::Swap(wire::SwapWork { swaps: swaps.iter().map(write_swap).collect() })
         }
@@ -190,6 +195,7 @@ fn read_work(work: WireWork) -> Result<Work, ProtocolError> {
             let table = work.table.ok_or_else(|| missing("verify.table"))?;
             Ok(Work::Verify {
                 table: read_table(table).map_err(|error| error.within("verify.table"))?,
+                range: work.range.map(|range| KeyRange { from: range.from, until: range.until }),
                 slot_name: not_empty("verify.slotName", work.slot_name)?,
                 shared_target: work.shared_target,
                 destination: DestinationFacts { time64: work.destination_time64 },

@@ -118,6 +118,9 @@ fn write_outcome(outcome: &Outcome) -> WireOutcome {
         Outcome::Copied { rows, bytes } => WireOutcome::Copy(wire::CopyResult { rows: *rows, bytes: *bytes }),
         Outcome::Drained { durable } => WireOutcome::Stream(wire::StreamResult { durable_lsn: durable.0 }),
         Outcome::Verified(found) => WireOutcome::Verify(write_verified(found)),
+        Outcome::Divided { bounds } => {
+            WireOutcome::VerifyDivision(wire::VerifyDivision { bounds: bounds.clone() })
+        }
         Outcome::Released => WireOutcome::Release(wire::ReleaseResult {}),
         Outcome::TornDown { left_behind } => {
             WireOutcome::Teardown(wire::TeardownResult { left_behind: problems_out(left_behind) })
@@ -245,6 +248,15 @@ pub(super) fn read_finished(finished: wire::Finished) -> Result<WorkerMessage, P
         WireOutcome::Stream(result) => Outcome::Drained { durable: Lsn(result.durable_lsn) },
         WireOutcome::Verify(found) => {
             Outcome::Verified(read_verified(found).map_err(|error| error.within("verify"))?)
+        }
+        WireOutcome::VerifyDivision(wire::VerifyDivision { bounds }) => {
+            if bounds.is_empty() || !bounds.is_sorted_by(|one, next| one < next) {
+                return Err(ProtocolError::at(
+                    "verifyDivision.bounds",
+                    "at least one, ascending, none twice",
+                ));
+            }
+            Outcome::Divided { bounds }
         }
         WireOutcome::Release(wire::ReleaseResult {}) => Outcome::Released,
         WireOutcome::Teardown(result) => {

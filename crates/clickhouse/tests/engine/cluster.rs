@@ -1,13 +1,13 @@
 //! A sharded destination: the engine's own cluster has one host, so what is shown here is that every statement is understood
 //! and does what it should on each; several hosts, and Replicated engines, are checked on the statements alone.
 
-use millrace_clickhouse::{Destination, TargetTable, classify};
+use millrace_clickhouse::{Destination, Keys, TargetTable, classify};
 use millrace_mapping::ChType;
 use millrace_mapping::evolution::Alteration;
 use millrace_model::Lsn;
 use millrace_model::PgType;
 use millrace_model::spec::{ClickHouseDestination, Cluster, MetadataColumns, TableEngine};
-use millrace_model::work::Swap;
+use millrace_model::work::{KeyRange, Swap};
 use millrace_model::{TableId, TableName};
 
 use super::support::{Engine, block, column, notes, owner, stranger};
@@ -52,26 +52,27 @@ async fn a_sharded_table_takes_each_row_once_and_reads_as_one() {
     );
 
     let keys = block(&target, &[(&[Some("2"), None], 5, false)]);
+    let key = ["id".to_owned()];
+    let sought = Keys { block: &keys, columns: &key };
     let columns = [("note", &"Nullable(String)".parse::<ChType>().unwrap())];
     let metadata = MetadataColumns::millrace();
-    let found = destination
-        .current_rows(&target.table, &metadata, &keys, &["id".to_owned()], &columns, 1 << 20)
-        .await
-        .unwrap()
-        .unwrap();
+    let found = destination.current_rows(&target, sought, &columns, 1 << 20).await.unwrap().unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(
         (found[0].ordinal, found[0].version, found[0].values[0].as_slice()),
         (5, 7, b"\0\x01y".as_slice())
     );
-    let sizes = destination
-        .current_sizes(&target.table, &metadata, &keys, &["id".to_owned()], &["note"])
-        .await
-        .unwrap();
+    let sizes = destination.current_sizes(&target, sought, &["note"]).await.unwrap();
     assert_eq!(sizes.len(), 1);
-    let mut scan = destination.scan(&target.table, &metadata, &columns).await.unwrap();
+    let mut scan = destination.scan(&target.table, &metadata, &columns, None).await.unwrap();
     assert_eq!(scan.next().await.unwrap().unwrap().values, b"\0\x01y");
     assert!(scan.next().await.unwrap().is_none());
+    for (range, holds) in [((None, Some(i64::MAX)), true), ((Some(i64::MAX), None), false)] {
+        let range = KeyRange { from: range.0, until: range.1 };
+        let mut scan =
+            destination.scan(&target.table, &metadata, &columns, Some(("id", range))).await.unwrap();
+        assert_eq!(scan.next().await.unwrap().is_some(), holds);
+    }
 
     destination.delete_older_versions(&target.table, "_millrace_version", Lsn(8)).await.unwrap();
     assert_eq!(engine.read("SELECT groupArray(id) FROM shop.notes_local").await, "[1]");

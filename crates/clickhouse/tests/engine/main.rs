@@ -5,6 +5,7 @@
 mod cluster;
 mod inserts;
 mod inspection;
+mod lookup;
 mod support;
 mod tables;
 

@@ -59,6 +59,82 @@ fn a_comparison_that_fails_is_tried_again_or_given_up_and_never_stops_the_pipe()
     assert!(!story.pipe.wanted().contains(&task));
 }
 
+fn of_part(rows: u64, differences: u64) -> Outcome {
+    Outcome::Verified(Verified {
+        source_rows: rows,
+        destination_rows: rows,
+        differences,
+        ..Verified::default()
+    })
+}
+
+fn is_comparison(task: &Task) -> bool {
+    matches!(task, Task::Verify { .. })
+}
+
+fn open_parts(story: &Story) -> Vec<Option<u32>> {
+    let part = |task: &Task| match task {
+        Task::Verify { part, .. } => Some(*part),
+        _ => None,
+    };
+    story.pipe.wanted().iter().filter_map(part).collect()
+}
+
+#[test]
+fn a_large_table_is_compared_part_by_part_and_each_part_once() {
+    let mut story = Story::running(&["orders"]);
+    story.command(|pipe, now| pipe.verify(&[], now));
+    let whole = story.until_held(is_comparison);
+    story.finish(&whole, Outcome::Divided { bounds: vec![10, 20] });
+    assert_eq!(open_parts(&story), [Some(0), Some(1), Some(2)]);
+    let first = story.until_held(is_comparison);
+    story.finish(&first, of_part(100, 2));
+    assert_eq!(open_parts(&story), [Some(1), Some(2)], "what is done stays done");
+    // A part whose worker has trouble is the only one that is made again.
+    let second = story.until_held(is_comparison);
+    story.report(&second, Report::Failed(vec![Problem::transient("SOURCE_CONNECTION_LOST", "gone", "wait")]));
+    assert_eq!(open_parts(&story), [Some(1), Some(2)]);
+    assert!(compared(&story, 0).is_none());
+    for rows in [10, 1] {
+        let next = story.until_held(is_comparison);
+        story.finish(&next, of_part(rows, 1));
+    }
+    let found = compared(&story, 0).unwrap();
+    assert_eq!((found.source_rows, found.destination_rows, found.differences), (111, 111, 4));
+    assert_eq!(story.pipe.wanted(), [Task::Stream]);
+}
+
+#[test]
+fn a_part_that_cannot_be_compared_ends_the_comparison() {
+    let mut story = Story::running(&["orders"]);
+    story.command(|pipe, now| pipe.verify(&[], now));
+    let whole = story.until_held(is_comparison);
+    story.finish(&whole, Outcome::Divided { bounds: vec![10] });
+    let part = story.until_held(is_comparison);
+    story.report(
+        &part,
+        Report::Failed(vec![Problem::operator("COLUMN_MISSING", "no such column", "mend it")]),
+    );
+    assert_eq!(compared(&story, 0).unwrap().problem.unwrap().code, "COLUMN_MISSING");
+    assert!(!story.pipe.assignments().any(|held| is_comparison(&held.task)), "others are taken back");
+    // Asked for again, it begins with the table as it is then.
+    story.command(|pipe, now| pipe.verify(&[], now));
+    assert_eq!(open_parts(&story), [None]);
+}
+
+#[test]
+fn a_throttled_table_is_compared_one_part_after_another() {
+    let mut story = Story::running(&["orders"]);
+    story.edit(|spec| spec.settings.verify_rows_per_second = 1_000);
+    story.command(|pipe, now| pipe.verify(&[], now));
+    let whole = story.until_held(is_comparison);
+    story.finish(&whole, Outcome::Divided { bounds: vec![10, 20] });
+    assert_eq!(open_parts(&story), [Some(0)]);
+    let first = story.until_held(is_comparison);
+    story.finish(&first, of_part(1, 0));
+    assert_eq!(open_parts(&story), [Some(1)]);
+}
+
 #[test]
 fn a_table_that_leaves_the_stream_is_not_waited_for() {
     let mut story = Story::running(&["orders", "items"]);

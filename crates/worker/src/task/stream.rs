@@ -16,7 +16,7 @@ use futures::future::OptionFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use millrace_apply::problem::{partitions_changed, source_schema_changed, truncate_shared};
 use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
-use millrace_clickhouse::{Destination, TableRef};
+use millrace_clickhouse::{Destination, Keys, TableRef};
 use millrace_mapping::evolution::{CurrentColumn, StreamColumn, earlier_form, evolve};
 use millrace_mapping::{ChType, EncodedBlock, streams_as_binary};
 use millrace_model::spec::{TableEngine, TruncatePolicy};
@@ -1152,13 +1152,8 @@ impl Pump<'_> {
                 sought.columns.iter().map(|column| columns[*column].name.as_str()).collect();
             let mut patience = Patience::new(&target.source);
             sizes.extend(loop {
-                let asked = destination.current_sizes(
-                    &target.table,
-                    &target.metadata,
-                    &sought.places,
-                    &sought.place,
-                    &columns,
-                );
+                let keys = Keys { block: &sought.places, columns: &sought.place };
+                let asked = destination.current_sizes(&target, keys, &columns);
                 match self.meanwhile(asked).await? {
                     Ok(sizes) => break sizes,
                     Err(error) => {
@@ -1187,14 +1182,9 @@ impl Pump<'_> {
                 .collect();
             let mut patience = Patience::new(&target.source);
             let found = loop {
-                let asked = destination.current_rows(
-                    &target.table,
-                    &target.metadata,
-                    &sought.places,
-                    &sought.place,
-                    &columns,
-                    limit.saturating_sub(found_bytes),
-                );
+                let keys = Keys { block: &sought.places, columns: &sought.place };
+                let limit = limit.saturating_sub(found_bytes);
+                let asked = destination.current_rows(&target, keys, &columns, limit);
                 match self.meanwhile(asked).await? {
                     Ok(found) => break found,
                     Err(error) => {

@@ -13,14 +13,16 @@ mod show;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use millrace_clickhouse::Destination;
+use millrace_clickhouse::{Destination, Keys};
 use millrace_mapping::{BlockBuilder, ChType, ColumnPlan};
 use millrace_model::spec::{TableEngine, TruncatePolicy};
 use millrace_model::work::{
-    DestinationFacts, DifferenceKind, Outcome, Progress, RowDifference, TableWork, Verified,
+    DestinationFacts, DifferenceKind, KeyRange, Outcome, Progress, RowDifference, TableWork, Verified,
 };
 use millrace_model::{Epoch, Lsn, PageRange, PipeId, PipeSpec, Problem, SourceColumn, Timestamp};
-use millrace_postgres::{CopyEvent, CopyReader, Session, classify, copy_query, copy_query_of_keys};
+use millrace_postgres::{
+    CopyEvent, CopyReader, Session, classify, copy_query, copy_query_of_key_range, copy_query_of_keys,
+};
 use tokio::time::Instant;
 
 use self::compare::{DestinationRow, SourceRow, Suspects, Tally, Verdict, digest, judge};
@@ -31,6 +33,10 @@ use crate::desk::Reporter;
 /// Rows of a bucket, about, and how many buckets there are at most: where much changes meanwhile, small ones keep the second reading small.
 const ROWS_PER_BUCKET: u64 = 4;
 const BUCKETS: u64 = 1 << 19;
+/// A table of twice as many rows is compared range by range, about so many rows each, in at most [`PARTS`]: ranges go to whoever has room, and one that is done stays done
+/// whoever dies.
+const ROWS_PER_PART: u64 = 500_000;
+const PARTS: usize = 100;
 /// Rows that are held in memory at a time in the second reading.
 const SUSPECTS: usize = 100_000;
 /// Rows that are looked at by themselves, of each part of the second reading.
@@ -39,8 +45,6 @@ const CANDIDATES: usize = 10_000;
 const LOOKS: usize = 6;
 /// Differences that are counted; beyond, more do not tell more.
 const DIFFERENCES: u64 = 10_000;
-/// Differences that are told by key.
-const SAMPLES: usize = 1_000;
 /// Keys of one question to the destination.
 const KEYS: usize = 1_000;
 /// How long the stream may stand still while it is waited for.
@@ -56,6 +60,8 @@ pub(crate) struct Verify {
     pub(crate) pipe: PipeId,
     pub(crate) spec: PipeSpec,
     pub(crate) table: TableWork,
+    /// Which rows; `None` leaves it to this worker whether to divide the table.
+    pub(crate) range: Option<KeyRange>,
     pub(crate) slot_name: String,
     /// Whether other sources feed the same table.
     pub(crate) shared_target: bool,
@@ -78,12 +84,32 @@ pub(crate) async fn run(verify: Verify, shared: &Shared, reporter: &Reporter) ->
         let problem = problem.of_table(&planned.definition.name);
         return Ok(Outcome::Verified(Verified { problem: Some(problem), ..Verified::default() }));
     }
-    let rows = verify.table.definition.estimated_rows;
+    let integer_key = integer_key(&planned);
+    let mut rows = verify.table.definition.estimated_rows;
+    if let (None, Some(column)) = (verify.range, &integer_key) {
+        let session = super::source::connect(&verify.spec).await?;
+        let spread = session.spread(&planned.definition, column).await;
+        let spread = spread.map_err(|error| vec![classify(&error).of_table(&planned.definition.name)])?;
+        rows = rows.max(spread.estimated_rows);
+        let bounds = spread.cut(parts(rows));
+        if !bounds.is_empty() {
+            return Ok(Outcome::Divided { bounds });
+        }
+    }
+    if verify.range.is_some() {
+        if integer_key.is_none() {
+            let message = "its key became another one while it was compared";
+            let problem = Problem::operator("VERIFY_ABANDONED", message, "ask for the comparison again");
+            let problem = problem.of_table(&planned.definition.name);
+            return Ok(Outcome::Verified(Verified { problem: Some(problem), ..Verified::default() }));
+        }
+        rows = (rows / PARTS as u64).max(ROWS_PER_PART);
+    }
     let buckets = (rows / ROWS_PER_BUCKET).clamp(1 << 10, BUCKETS);
     // The sums, what is held in the second reading, and a row on its way.
     let memory = buckets * Tally::BUCKET_BYTES + (16 << 20);
     let reserved = shared.budget.reserve(memory).await;
-    let comparison = Comparison::new(&verify, &planned, &destination, reporter).await?;
+    let comparison = Comparison::new(&verify, &planned, &destination, integer_key, reporter).await?;
     let verified = comparison.run(buckets as usize).await?;
     drop(reserved);
     tracing::info!(
@@ -94,6 +120,19 @@ pub(crate) async fn run(verify: Verify, shared: &Shared, reporter: &Reporter) ->
         "table compared with its source"
     );
     Ok(Outcome::Verified(verified))
+}
+
+/// How many ranges a table of so many rows is divided into.
+fn parts(rows: u64) -> usize {
+    usize::try_from(rows / ROWS_PER_PART).unwrap_or(usize::MAX).clamp(1, PARTS)
+}
+
+/// The source's column that rows can be asked for by, on both sides by an index: an integer that begins the key here and the sorting key there.
+fn integer_key(planned: &PlannedTable) -> Option<String> {
+    let first = planned.target.sorting_key.first()?;
+    let column = planned.columns.iter().find(|column| column.name == *first)?;
+    let integer = matches!(column.target, ChType::Int16 | ChType::Int32 | ChType::Int64);
+    (integer && planned.definition.key.first() == Some(first)).then(|| first.clone())
 }
 
 /// Reads both sides of one table.
@@ -151,19 +190,12 @@ impl<'a> Comparison<'a> {
         verify: &'a Verify,
         planned: &'a PlannedTable,
         destination: &'a Destination,
+        integer_key: Option<String>,
         reporter: &'a Reporter,
     ) -> Result<Self, Vec<Problem>> {
         let place = |name: &String| planned.columns.iter().position(|column| column.name == *name);
         let key: Vec<usize> = planned.target.sorting_key.iter().filter_map(place).collect();
         let key_types: Vec<ChType> = key.iter().map(|at| planned.columns[*at].target.clone()).collect();
-        let integer_key = match (planned.target.sorting_key.first(), key_types.first()) {
-            (Some(name), Some(ChType::Int16 | ChType::Int32 | ChType::Int64))
-                if planned.definition.key.first() == Some(name) =>
-            {
-                Some(name.clone())
-            }
-            _ => None,
-        };
         let session = super::source::connect(&verify.spec).await?;
         let application = super::source::application_name(&verify.pipe, verify.epoch);
         let reader = CopyReader::connect(&verify.spec.source, &application);
@@ -278,7 +310,7 @@ impl<'a> Comparison<'a> {
             return;
         }
         self.verified.differences += 1;
-        if self.verified.samples.len() < SAMPLES {
+        if self.verified.samples.len() < Verified::SAMPLES {
             let name = |at: &usize| self.planned.columns[*at].name.clone();
             self.verified.samples.push(RowDifference {
                 kind,
@@ -310,7 +342,10 @@ impl<'a> Comparison<'a> {
         });
         let sql = match integers {
             Some((column, values)) => copy_query_of_keys(table, column, &values, &as_text),
-            None => copy_query(table, PageRange::ALL, &as_text),
+            None => match self.range() {
+                Some((column, range)) => copy_query_of_key_range(table, column, range, &as_text),
+                None => copy_query(table, PageRange::ALL, &as_text),
+            },
         };
         self.pace.begin();
         let seen = self.reader.begin_now().await.map_err(of_table)?;
@@ -353,8 +388,9 @@ impl<'a> Comparison<'a> {
             vec![millrace_clickhouse::classify(&error).of_table(&self.planned.definition.name)]
         };
         let target = &self.planned.target;
-        let mut scan =
-            self.destination.scan(&target.table, &target.metadata, &self.columns()).await.map_err(failed)?;
+        let columns = self.columns();
+        let scan = self.destination.scan(&target.table, &target.metadata, &columns, self.range());
+        let mut scan = scan.await.map_err(failed)?;
         let mut key = Vec::new();
         self.pace.begin();
         while let Some(row) = scan.next().await.map_err(failed)? {
@@ -370,6 +406,10 @@ impl<'a> Comparison<'a> {
             }
         }
         Ok(())
+    }
+
+    fn range(&self) -> Option<(&str, KeyRange)> {
+        Some((self.integer_key.as_deref()?, self.verify.range?))
     }
 
     fn columns(&self) -> Vec<(&'a str, &'a ChType)> {
@@ -401,14 +441,8 @@ impl<'a> Comparison<'a> {
                 block.end_row(ordinal as u64, false).map_err(|error| vec![unreadable(&error)])?;
             }
             let block = block.finish(Timestamp(0));
-            let rows = self.destination.current_rows(
-                &target.table,
-                &target.metadata,
-                &block,
-                &target.sorting_key,
-                &columns,
-                usize::MAX,
-            );
+            let sought = Keys { block: &block, columns: &target.sorting_key };
+            let rows = self.destination.current_rows(target, sought, &columns, usize::MAX);
             for row in rows.await.map_err(failed)?.unwrap_or_default() {
                 let Some((key_digest, _)) = part.get(row.ordinal as usize) else { continue };
                 let columns = row.values.iter().map(|value| digest(value)).collect();
