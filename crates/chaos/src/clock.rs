@@ -16,6 +16,11 @@ pub(crate) fn library() -> Option<PathBuf> {
     PLACES.iter().map(PathBuf::from).find(|path| path.exists())
 }
 
+/// Writes into the file how many hours its readers are away from the time that it is.
+pub(crate) fn set(file: &Path, hours: i64) -> anyhow::Result<()> {
+    Ok(std::fs::write(file, format!("{:+}", hours * 3_600))?)
+}
+
 /// What a process needs in its environment to follow the clock in the file.
 pub(crate) fn environment(library: &Path, file: &Path) -> Vec<(&'static str, OsString)> {
     vec![

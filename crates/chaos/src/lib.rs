@@ -10,6 +10,7 @@ mod clock;
 mod disk;
 mod fleet;
 mod hosts;
+mod memory;
 mod run;
 pub mod schedule;
 mod watcher;

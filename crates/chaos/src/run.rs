@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::fleet::{Fleet, PIPE, WORKER_IDS, connect};
+use crate::memory;
 use crate::schedule::{Entry, Fault, schedule};
 use crate::watcher::{Seen, Watcher};
 use crate::workload::{self, TABLES, Workload};
@@ -236,6 +237,9 @@ impl Run<'_> {
             Fault::TooManyParts => fleet.limit_tables("parts_to_throw_insert", "1").await,
             Fault::OutOfMemory => Ok(fleet.clickhouse.set_profile(&OUT_OF_MEMORY)?),
             Fault::SourceFull => fleet.disk()?.fill().await,
+            Fault::SourceOutOfMemory => memory::exhaust(fleet.postgres.pid()).await,
+            Fault::SourceClock(hours) => fleet.set_source_clock(hours),
+            Fault::DestinationClock(hours) => fleet.set_destination_clock(hours),
             Fault::SourceRefuses => {
                 fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS false").await?;
                 fleet.at_catalog(&ended("postgres")).await
@@ -305,6 +309,17 @@ impl Run<'_> {
                 fleet.postgres.kill().await?;
                 Ok(fleet.postgres.restart().await?)
             }
+            Fault::SourceOutOfMemory => {
+                memory::give_back(fleet.postgres.pid()).await?;
+                // It may have given up.
+                if fleet.client("template1").await.is_err() {
+                    fleet.postgres.kill().await?;
+                    fleet.postgres.restart().await?;
+                }
+                Ok(())
+            }
+            Fault::SourceClock(_) => fleet.set_source_clock(0),
+            Fault::DestinationClock(_) => fleet.set_destination_clock(0),
             Fault::SourceRefuses => fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS true").await,
             Fault::CatalogReadOnly => {
                 fleet.at_catalog("SET default_transaction_read_only = off; ALTER DATABASE catalog RESET default_transaction_read_only").await?;
@@ -478,7 +493,10 @@ fn clashes(one: Fault, other: Fault) -> bool {
         | F::SessionsEnded
         | F::SourceRefuses
         | F::SourceFull
+        | F::SourceOutOfMemory
         | F::CatalogReadOnly => (2, 0),
+        F::SourceClock(_) => (11, 0),
+        F::DestinationClock(_) => (12, 0),
         F::ClickHouseKilled | F::DestinationFull | F::TooManyParts | F::OutOfMemory => (3, 0),
         F::WorkerClock(which, _) => (8, which),
         F::CoordinatorClock(which, _) => (9, which),

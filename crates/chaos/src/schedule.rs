@@ -61,6 +61,12 @@ pub enum Fault {
     TooManyParts,
     /// Whatever ClickHouse is asked for takes more memory than it has.
     OutOfMemory,
+    /// PostgreSQL and its processes get no more memory than they have, so that statements fail, and no process can be added.
+    SourceOutOfMemory,
+    /// The wall clock of PostgreSQL jumps by hours, and back at its end.
+    SourceClock(i64),
+    /// The wall clock of ClickHouse jumps by hours, and back at its end.
+    DestinationClock(i64),
     /// Nothing more can be written on the disk of the source, which holds the catalog too; it is started again at its end.
     SourceFull,
     /// The source takes no connections, and those of Millrace are ended.
@@ -110,6 +116,9 @@ impl Fault {
             Self::DestinationFull => "ClickHouse's disk full",
             Self::TooManyParts => "too many parts",
             Self::OutOfMemory => "ClickHouse out of memory",
+            Self::SourceOutOfMemory => "PostgreSQL out of memory",
+            Self::SourceClock(_) => "PostgreSQL's clock jumps",
+            Self::DestinationClock(_) => "ClickHouse's clock jumps",
             Self::SourceFull => "source's disk full",
             Self::SourceRefuses => "source refuses",
             Self::CatalogReadOnly => "catalog read-only",
@@ -145,6 +154,9 @@ impl fmt::Display for Fault {
             }
             Self::WorkerClock(which, hours) | Self::CoordinatorClock(which, hours) => {
                 write!(f, "{} ({which}, {hours:+} h)", self.kind())
+            }
+            Self::SourceClock(hours) | Self::DestinationClock(hours) => {
+                write!(f, "{} ({hours:+} h)", self.kind())
             }
             other => f.write_str(other.kind()),
         }
@@ -198,7 +210,9 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<Entry> {
             | Fault::WorkerMute(_)
             | Fault::WorkerDeaf(_)
             | Fault::WorkerClock(..)
-            | Fault::CoordinatorClock(..) => random.random_range(1_000..14_000),
+            | Fault::CoordinatorClock(..)
+            | Fault::SourceClock(_)
+            | Fault::DestinationClock(_) => random.random_range(1_000..14_000),
             Fault::DestinationSilent | Fault::SourceSilent => random.random_range(500..6_000),
             Fault::Resynced | Fault::SessionsEnded => 0,
             _ => random.random_range(200..4_000),
@@ -225,7 +239,7 @@ fn fault(random: &mut StdRng) -> Fault {
     let worker = random.random_range(0..WORKERS);
     let coordinator = random.random_range(0..COORDINATORS);
     let hours = if random.random_bool(0.5) { 30 } else { -30 };
-    match random.random_range(0..39) {
+    match random.random_range(0..42) {
         0..=2 => Fault::WorkerKilled(worker),
         3..=4 => Fault::WorkerStopped(worker),
         5 => Fault::WorkerLeaves(worker),
@@ -257,6 +271,9 @@ fn fault(random: &mut StdRng) -> Fault {
         35 => Fault::WorkerMute(worker),
         36 => Fault::WorkerDeaf(worker),
         37 => Fault::SourceFull,
+        38 => Fault::SourceOutOfMemory,
+        39 => Fault::SourceClock(hours),
+        40 => Fault::DestinationClock(hours),
         _ => Fault::Resynced,
     }
 }
@@ -288,6 +305,6 @@ mod tests {
                 Entry::Quiet => None,
             })
             .collect();
-        assert_eq!(kinds.len(), 32, "{kinds:?}");
+        assert_eq!(kinds.len(), 35, "{kinds:?}");
     }
 }

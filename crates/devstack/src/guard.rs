@@ -153,6 +153,7 @@ fn spawn(plan: &Plan, log: &Log) -> Result<Child> {
     } else {
         command.args(&plan.arguments);
     }
+    command.envs(plan.launcher.environment.iter().map(|(name, value)| (name, value)));
     command.envs(plan.environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
     command.stderr(log.file.try_clone().map_err(error)?);

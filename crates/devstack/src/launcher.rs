@@ -15,6 +15,8 @@ pub struct Launcher {
     pub args: Vec<OsString>,
     /// Whether the guard's own arguments go by the environment, see [`Launcher::this_test_binary`].
     pub arguments_by_environment: bool,
+    /// Variables beside the ones that it has from this process; the engine gets what the dynamic loader reads of them, and what libfaketime does.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Launcher {
@@ -24,6 +26,7 @@ impl Launcher {
             program: program.into(),
             args: args.into_iter().map(Into::into).collect(),
             arguments_by_environment: false,
+            environment: Vec::new(),
         }
     }
 
@@ -45,6 +48,7 @@ impl Launcher {
             program: std::env::current_exe()?,
             args: [name, "--exact", "--nocapture", "--test-threads=1"].map(OsString::from).to_vec(),
             arguments_by_environment: true,
+            environment: Vec::new(),
         })
     }
 }

@@ -145,11 +145,18 @@ async fn start(arguments: &ServeArguments) -> Result<Running> {
     Err(Error::PostgresStart { reason: format!("{ATTEMPTS} attempts failed"), log: last })
 }
 
+/// Whether the server gets a variable that its guard has, see [`Launcher::environment`](crate::Launcher::environment).
+fn is_passed_on(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name == "LD_PRELOAD" || name == "DONT_FAKE_MONOTONIC" || name.starts_with("FAKETIME_")
+}
+
 /// Starts the server once; gives why it ended and its log if it did before it was ready.
 async fn launch(cluster: &Cluster, log: Log, port: u16) -> Result<Result<Running, (String, String)>> {
     let program = cluster.package.join("native/bin/postgres");
     let failed = |source| Error::Spawn { program: program.clone(), source };
     let mut command = cluster.program("postgres");
+    command.envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)));
     command.arg("-D").arg(&cluster.path).kill_on_drop(true);
     command.stdout(log.file.try_clone().map_err(failed)?).stderr(log.file.try_clone().map_err(failed)?);
     let mut child = command.spawn().map_err(failed)?;
