@@ -95,7 +95,7 @@ impl Memory {
         } else {
             attempts
         };
-        let due = Instant::now() + backoff(pauses);
+        let due = Instant::now() + scattered(backoff(pauses), rand::random_range(0.0..1.0));
         self.trouble.insert(task, Trouble { problem, since, attempts, due });
         attempts == 1
     }
@@ -117,6 +117,11 @@ impl Memory {
     }
 }
 
+/// Between half of a pause and the whole: what failed at the same moment, because a server went away, does not come back at the same moment.
+fn scattered(pause: Duration, chance: f64) -> Duration {
+    pause.mul_f64(0.5 + 0.5 * chance)
+}
+
 /// Doubles from a quarter of a second to ten seconds.
 fn backoff(attempts: u32) -> Duration {
     FIRST_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(LONGEST_BACKOFF)
@@ -132,6 +137,13 @@ mod tests {
         let pauses: Vec<u128> = (1..=8).map(|attempt| backoff(attempt).as_millis()).collect();
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 10000, 10000]);
         assert_eq!(backoff(u32::MAX), LONGEST_BACKOFF);
+    }
+
+    #[test]
+    fn what_failed_together_comes_back_one_after_another() {
+        let pause = Duration::from_secs(10);
+        let dues: Vec<Duration> = [0.0, 0.5, 1.0].map(|chance| scattered(pause, chance)).to_vec();
+        assert_eq!(dues, [5_000, 7_500, 10_000].map(Duration::from_millis));
     }
 
     #[test]
@@ -152,7 +164,7 @@ mod tests {
             memory.succeeds(&Task::Stream);
             memory.fails(Task::Stream, problem(), Timestamp(0));
         }
-        assert!(pause(&memory) > backoff(5), "{:?}", pause(&memory));
+        assert!(pause(&memory) > backoff(6) / 3, "{:?}", pause(&memory));
         for advanced in [stream(6, false), stream(6, true)] {
             memory.takes(&worker, epoch, advanced, Timestamp(0));
             memory.succeeds(&Task::Stream);
