@@ -19,9 +19,8 @@ use crate::hosts::Hosts;
 use crate::memory;
 use crate::schedule::{COORDINATORS, Fault, WORKERS};
 
-/// The files that tell the servers what time it is.
+/// The file that tells PostgreSQL what time it is. (ClickHouse asks the kernel, past libfaketime.)
 const SOURCE_CLOCK: &str = "postgres.clock";
-const DESTINATION_CLOCK: &str = "clickhouse.clock";
 
 /// The one pipe.
 pub(crate) const PIPE: &str = "chaos";
@@ -179,22 +178,17 @@ impl Fleet {
         let hosts = if hosts { Some(Hosts::make(WORKERS).await?) } else { None };
         let here = hosts.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), Hosts::here);
         let disk = if hosts.is_some() { Some(Disk::make(folder.join("postgres")).await?) } else { None };
-        let launcher = |clock: &Path| {
-            let mut launcher = Launcher::new(program, ["devstack"]);
-            if let Some(library) = clock::library() {
-                clock::set(clock, 0)?;
-                let variables = clock::environment(&library, clock).into_iter();
-                launcher.environment = variables.map(|(name, value)| (name.into(), value)).collect();
-            }
-            anyhow::Ok(launcher)
-        };
-        let (source_clock, destination_clock) = (folder.join(SOURCE_CLOCK), folder.join(DESTINATION_CLOCK));
+        let launcher = || Launcher::new(program, ["devstack"]);
+        let mut of_source = launcher();
+        if let Some(library) = clock::library() {
+            let clock = folder.join(SOURCE_CLOCK);
+            clock::set(&clock, 0)?;
+            let variables = clock::environment(&library, &clock).into_iter();
+            of_source.environment = variables.map(|(name, value)| (name.into(), value)).collect();
+        }
         let (postgres, clickhouse) = tokio::join!(
-            Postgres::start(launcher(&source_clock)?, PostgresOptions::new(17, folder.join("postgres"))),
-            ClickHouse::start(
-                launcher(&destination_clock)?,
-                ClickHouseOptions::new(folder.join("clickhouse"))
-            )
+            Postgres::start(of_source, PostgresOptions::new(17, folder.join("postgres"))),
+            ClickHouse::start(launcher(), ClickHouseOptions::new(folder.join("clickhouse")))
         );
         let (postgres, clickhouse) = (postgres?, clickhouse?);
         let source_proxy =
@@ -254,10 +248,7 @@ impl Fleet {
     /// Whether a fault can be played here.
     pub(crate) fn can(&self, fault: Fault) -> bool {
         match fault {
-            Fault::WorkerClock(..)
-            | Fault::CoordinatorClock(..)
-            | Fault::SourceClock(_)
-            | Fault::DestinationClock(_) => self.clocks,
+            Fault::WorkerClock(..) | Fault::CoordinatorClock(..) | Fault::SourceClock(_) => self.clocks,
             Fault::SourceOutOfMemory => memory::can_be_limited(),
             Fault::SourceFull => self.disk.is_some(),
             Fault::WorkerUnplugged(_) | Fault::WorkerMute(_) | Fault::WorkerDeaf(_) => self.hosts.is_some(),
@@ -268,11 +259,6 @@ impl Fleet {
     /// Moves PostgreSQL's wall clock so many hours away from the time that it is.
     pub(crate) fn set_source_clock(&self, hours: i64) -> anyhow::Result<()> {
         clock::set(&self.folder.join(SOURCE_CLOCK), hours)
-    }
-
-    /// The same with ClickHouse's.
-    pub(crate) fn set_destination_clock(&self, hours: i64) -> anyhow::Result<()> {
-        clock::set(&self.folder.join(DESTINATION_CLOCK), hours)
     }
 
     /// The workers' hosts.

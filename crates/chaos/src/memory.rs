@@ -1,8 +1,9 @@
 //! Too little memory for a server of many processes: by `prlimit` of util-linux, on Linux.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::process::Command;
 
 /// Where Linux has the program.
@@ -23,14 +24,23 @@ pub(crate) async fn give_back(pid: i32) -> anyhow::Result<()> {
     limit(pid, "unlimited").await
 }
 
-/// Sets the soft limit alone, which everybody may raise again.
+/// Sets the soft limit alone, which everybody may raise again; as the processes' own user, since root need not have the right in a container.
 async fn limit(pid: i32, bytes: &str) -> anyhow::Result<()> {
+    let owner = std::fs::metadata(format!("/proc/{pid}")).context("the server is not there")?;
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let bytes = format!("--as={bytes}:");
-    for pid in std::iter::once(pid.to_string()).chain(children.split_whitespace().map(str::to_owned)) {
+    let set = async |pid: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--pid", pid, &bytes]).uid(owner.uid()).gid(owner.gid());
+        command.output().await
+    };
+    let output = set(&pid.to_string()).await?;
+    if !output.status.success() {
+        bail!("{PROGRAM}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    for child in children.split_whitespace() {
         // One that has ended meanwhile needs none.
-        let output = Command::new(PROGRAM).args(["--pid", &pid, &bytes]).output().await;
-        output.with_context(|| PROGRAM.to_owned())?;
+        set(child).await?;
     }
     Ok(())
 }

@@ -239,7 +239,6 @@ impl Run<'_> {
             Fault::SourceFull => fleet.disk()?.fill().await,
             Fault::SourceOutOfMemory => memory::exhaust(fleet.postgres.pid()).await,
             Fault::SourceClock(hours) => fleet.set_source_clock(hours),
-            Fault::DestinationClock(hours) => fleet.set_destination_clock(hours),
             Fault::SourceRefuses => {
                 fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS false").await?;
                 fleet.at_catalog(&ended("postgres")).await
@@ -310,16 +309,16 @@ impl Run<'_> {
                 Ok(fleet.postgres.restart().await?)
             }
             Fault::SourceOutOfMemory => {
-                memory::give_back(fleet.postgres.pid()).await?;
                 // It may have given up.
-                if fleet.client("template1").await.is_err() {
+                if memory::give_back(fleet.postgres.pid()).await.is_err()
+                    || fleet.client("template1").await.is_err()
+                {
                     fleet.postgres.kill().await?;
                     fleet.postgres.restart().await?;
                 }
                 Ok(())
             }
             Fault::SourceClock(_) => fleet.set_source_clock(0),
-            Fault::DestinationClock(_) => fleet.set_destination_clock(0),
             Fault::SourceRefuses => fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS true").await,
             Fault::CatalogReadOnly => {
                 fleet.at_catalog("SET default_transaction_read_only = off; ALTER DATABASE catalog RESET default_transaction_read_only").await?;
@@ -496,7 +495,6 @@ fn clashes(one: Fault, other: Fault) -> bool {
         | F::SourceOutOfMemory
         | F::CatalogReadOnly => (2, 0),
         F::SourceClock(_) => (11, 0),
-        F::DestinationClock(_) => (12, 0),
         F::ClickHouseKilled | F::DestinationFull | F::TooManyParts | F::OutOfMemory => (3, 0),
         F::WorkerClock(which, _) => (8, which),
         F::CoordinatorClock(which, _) => (9, which),

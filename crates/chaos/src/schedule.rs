@@ -65,8 +65,6 @@ pub enum Fault {
     SourceOutOfMemory,
     /// The wall clock of PostgreSQL jumps by hours, and back at its end.
     SourceClock(i64),
-    /// The wall clock of ClickHouse jumps by hours, and back at its end.
-    DestinationClock(i64),
     /// Nothing more can be written on the disk of the source, which holds the catalog too; it is started again at its end.
     SourceFull,
     /// The source takes no connections, and those of Millrace are ended.
@@ -118,7 +116,6 @@ impl Fault {
             Self::OutOfMemory => "ClickHouse out of memory",
             Self::SourceOutOfMemory => "PostgreSQL out of memory",
             Self::SourceClock(_) => "PostgreSQL's clock jumps",
-            Self::DestinationClock(_) => "ClickHouse's clock jumps",
             Self::SourceFull => "source's disk full",
             Self::SourceRefuses => "source refuses",
             Self::CatalogReadOnly => "catalog read-only",
@@ -155,9 +152,7 @@ impl fmt::Display for Fault {
             Self::WorkerClock(which, hours) | Self::CoordinatorClock(which, hours) => {
                 write!(f, "{} ({which}, {hours:+} h)", self.kind())
             }
-            Self::SourceClock(hours) | Self::DestinationClock(hours) => {
-                write!(f, "{} ({hours:+} h)", self.kind())
-            }
+            Self::SourceClock(hours) => write!(f, "{} ({hours:+} h)", self.kind()),
             other => f.write_str(other.kind()),
         }
     }
@@ -211,8 +206,7 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<Entry> {
             | Fault::WorkerDeaf(_)
             | Fault::WorkerClock(..)
             | Fault::CoordinatorClock(..)
-            | Fault::SourceClock(_)
-            | Fault::DestinationClock(_) => random.random_range(1_000..14_000),
+            | Fault::SourceClock(_) => random.random_range(1_000..14_000),
             Fault::DestinationSilent | Fault::SourceSilent => random.random_range(500..6_000),
             Fault::Resynced | Fault::SessionsEnded => 0,
             _ => random.random_range(200..4_000),
@@ -239,7 +233,7 @@ fn fault(random: &mut StdRng) -> Fault {
     let worker = random.random_range(0..WORKERS);
     let coordinator = random.random_range(0..COORDINATORS);
     let hours = if random.random_bool(0.5) { 30 } else { -30 };
-    match random.random_range(0..42) {
+    match random.random_range(0..41) {
         0..=2 => Fault::WorkerKilled(worker),
         3..=4 => Fault::WorkerStopped(worker),
         5 => Fault::WorkerLeaves(worker),
@@ -273,7 +267,6 @@ fn fault(random: &mut StdRng) -> Fault {
         37 => Fault::SourceFull,
         38 => Fault::SourceOutOfMemory,
         39 => Fault::SourceClock(hours),
-        40 => Fault::DestinationClock(hours),
         _ => Fault::Resynced,
     }
 }
@@ -305,6 +298,6 @@ mod tests {
                 Entry::Quiet => None,
             })
             .collect();
-        assert_eq!(kinds.len(), 35, "{kinds:?}");
+        assert_eq!(kinds.len(), 34, "{kinds:?}");
     }
 }

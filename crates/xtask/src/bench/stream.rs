@@ -171,8 +171,8 @@ impl Cycle<'_> {
         let script = self.workload.round(self.round);
         let (before, began) = (self.testbed.usage(), Instant::now());
         workload::write(self.testbed, &script).await?;
-        self.workload.until_visible(self.testbed, PLACE, self.round).await?;
-        Ok(Taken { line: LIVE, took: began.elapsed(), usage: self.testbed.usage() - before })
+        let visible = self.workload.until_visible(self.testbed, PLACE, self.round).await?;
+        Ok(Taken { line: LIVE, took: visible - began, usage: self.testbed.usage() - before })
     }
 
     /// Writes a round while the pipe is paused, and has the bare slots and the pipe take it.
@@ -195,13 +195,14 @@ impl Cycle<'_> {
         let order = if turned { [BACKLOG, BARE_BACKLOG] } else { [BARE_BACKLOG, BACKLOG] };
         for line in order {
             let (before, began) = (self.testbed.usage(), Instant::now());
-            if line == BACKLOG {
+            let ended = if line == BACKLOG {
                 self.testbed.resume(PLACE).await?;
-                self.workload.until_visible(self.testbed, PLACE, self.round).await?;
+                self.workload.until_visible(self.testbed, PLACE, self.round).await?
             } else {
                 backlog.receive(changes).await?.await??;
-            }
-            taken.push(Taken { line, took: began.elapsed(), usage: self.testbed.usage() - before });
+                Instant::now()
+            };
+            taken.push(Taken { line, took: ended - began, usage: self.testbed.usage() - before });
         }
         backlog.remove().await
     }
@@ -247,8 +248,7 @@ async fn materialized(testbed: &Testbed, changes: u32, runs: u32, table: &mut Ta
         );
         let began = Instant::now();
         let wrote = workload::write(testbed, &script).await?;
-        arrival::until(testbed, count, u64::from(changes) + 2).await?;
-        let took = began.elapsed();
+        let took = arrival::until(testbed, count, u64::from(changes) + 2).await? - began;
         for (line, took) in [
             ("MaterializedPostgreSQL, from the first statement", took),
             ("MaterializedPostgreSQL, from the commit", took.saturating_sub(wrote)),
