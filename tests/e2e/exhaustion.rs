@@ -87,3 +87,43 @@ async fn a_source_that_turns_everybody_away_is_not_stormed() {
     stack.caught_up("shop").await;
     assert_all_equal(&stack).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_fills_while_the_pipe_rests_is_told_before_it_is_lost() {
+    let stack = running().await;
+    let source = stack.source().await;
+    source.batch_execute("ALTER SYSTEM SET max_slot_wal_keep_size = '160MB'").await.unwrap();
+    source.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    stack.ok(&["pipe", "pause", "shop"]).await;
+    stack.wait_for("shop", "Paused").await;
+    // Nothing flows, and it is looked at all the same.
+    stack
+        .wait("the slot to be seen", async || {
+            stack.get("shop").await["status"]["stream"]["slot"]["headroomBytes"].is_string()
+        })
+        .await;
+    // Ten segments of eleven.
+    for _ in 0..10 {
+        change(&stack, "paused").await;
+        source.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    }
+    stack
+        .wait("the slot to be complained of", async || {
+            stack.get("shop").await["status"]["problem"]["code"] == "SLOT_FILLS"
+        })
+        .await;
+    let shown = stack.get("shop").await;
+    assert_eq!(shown["status"]["state"], "PIPE_STATE_PAUSED");
+    assert_eq!(shown["status"]["health"], "HEALTH_DEGRADED");
+    let said = stack.ok(&["pipe", "get", "shop"]).await;
+    assert!(said.contains("holds back 1") && said.contains("max_slot_wal_keep_size"), "{said}");
+
+    stack.ok(&["pipe", "resume", "shop"]).await;
+    stack.caught_up("shop").await;
+    stack
+        .wait("nothing to be complained of", async || {
+            stack.get("shop").await["status"]["health"] == "HEALTH_OK"
+        })
+        .await;
+    assert_all_equal(&stack).await;
+}

@@ -9,7 +9,7 @@ mod table;
 use std::time::Duration;
 
 use millrace_model::spec::PostgresSource;
-use millrace_model::work::{Assignment, Hello, Report, TraceContext};
+use millrace_model::work::{Assignment, Hello, Report, SlotHealth, TraceContext};
 use millrace_model::{Epoch, Labels, PipeSpec, Problem, TableId, Term, WorkerId};
 
 use crate::offer::OfferedTable;
@@ -51,6 +51,8 @@ pub enum WorkerMessage {
         problems: Vec<Problem>,
         /// Tables as found.
         tables: Vec<OfferedTable>,
+        /// The slot that was asked for.
+        slot: Option<SlotHealth>,
     },
 }
 
@@ -109,6 +111,8 @@ pub enum InspectionSubject {
     Pipe(Box<PipeSpec>),
     /// All tables that a source offers.
     Source(PostgresSource),
+    /// How much log a slot of the source holds back.
+    Slot(PostgresSource, String),
 }
 
 impl From<&WorkerMessage> for wire::ConnectRequest {
@@ -132,8 +136,9 @@ impl From<&WorkerMessage> for wire::ConnectRequest {
                 })
             }
             WorkerMessage::Report { epoch, report } => report::write(*epoch, report),
-            WorkerMessage::InspectReply { request_id, problems, tables } => {
+            WorkerMessage::InspectReply { request_id, problems, tables, slot } => {
                 Request::InspectReply(wire::InspectReply {
+                    slot: slot.as_ref().map(write_slot),
                     request_id: *request_id,
                     problems: problems_out(problems),
                     tables: tables.iter().map(pipe_wire::SourceTable::from).collect(),
@@ -216,6 +221,27 @@ fn read_inspect_reply(reply: wire::InspectReply) -> Result<WorkerMessage, Protoc
         request_id: reply.request_id,
         problems: problems_in("problems", reply.problems)?,
         tables: reply.tables.into_iter().enumerate().map(table).collect::<Result<_, _>>()?,
+        slot: reply.slot.map(read_slot).transpose()?,
+    })
+}
+
+fn write_slot(slot: &SlotHealth) -> wire::SlotHealth {
+    wire::SlotHealth {
+        wal_status: slot.wal_status.clone(),
+        retained_bytes: slot.retained,
+        headroom_bytes: slot.headroom,
+    }
+}
+
+fn read_slot(slot: wire::SlotHealth) -> Result<SlotHealth, ProtocolError> {
+    if !SlotHealth::STATES.contains(&slot.wal_status.as_str()) {
+        let reason = format!("expected one of {}", SlotHealth::STATES.join(", "));
+        return Err(ProtocolError::at("slot.walStatus", reason));
+    }
+    Ok(SlotHealth {
+        wal_status: slot.wal_status,
+        retained: slot.retained_bytes,
+        headroom: slot.headroom_bytes,
     })
 }
 
@@ -295,15 +321,17 @@ fn read_welcome(welcome: wire::Welcome) -> Result<CoordinatorMessage, ProtocolEr
 }
 
 fn write_inspection(inspection: &Inspection) -> wire::Inspect {
-    let (spec, list_source_tables) = match &inspection.subject {
-        InspectionSubject::Pipe(spec) => (crate::spec::with_secrets(spec), false),
-        InspectionSubject::Source(source) => {
-            let spec =
-                pipe_wire::PipeSpec { source: Some(source_with_secrets(source)), ..Default::default() };
-            (spec, true)
-        }
+    let of_source = |source| pipe_wire::PipeSpec {
+        source: Some(source_with_secrets(source)),
+        ..pipe_wire::PipeSpec::default()
+    };
+    let (spec, list_source_tables, slot_name) = match &inspection.subject {
+        InspectionSubject::Pipe(spec) => (crate::spec::with_secrets(spec), false, String::new()),
+        InspectionSubject::Source(source) => (of_source(source), true, String::new()),
+        InspectionSubject::Slot(source, name) => (of_source(source), false, name.clone()),
     };
     wire::Inspect {
+        slot_name,
         request_id: inspection.request_id,
         spec: Some(spec),
         list_source_tables,
@@ -313,10 +341,14 @@ fn write_inspection(inspection: &Inspection) -> wire::Inspect {
 
 fn read_inspection(inspect: wire::Inspect) -> Result<Inspection, ProtocolError> {
     let spec = inspect.spec.ok_or_else(|| missing("spec"))?;
-    let subject = if inspect.list_source_tables {
+    let slot_name = inspect.slot_name;
+    let subject = if inspect.list_source_tables || !slot_name.is_empty() {
         let source = spec.source.ok_or_else(|| missing("spec.source"))?;
         let source = PostgresSource::try_from(source).map_err(|error| error.within("spec.source"))?;
-        InspectionSubject::Source(source)
+        match slot_name.is_empty() {
+            true => InspectionSubject::Source(source),
+            false => InspectionSubject::Slot(source, slot_name),
+        }
     } else {
         InspectionSubject::Pipe(Box::new(PipeSpec::try_from(spec).map_err(|error| error.within("spec"))?))
     };

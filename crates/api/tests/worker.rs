@@ -12,7 +12,7 @@ use millrace_model::spec::{
 };
 use millrace_model::work::{
     Assignment, DestinationFacts, DifferenceKind, Hello, KeyRange, Outcome, Progress, Report, RowDifference,
-    SlotRequest, StreamProgress, StreamedTable, Swap, TableSize, TableWork, Verified, Work,
+    SlotHealth, SlotRequest, StreamProgress, StreamedTable, Swap, TableSize, TableWork, Verified, Work,
 };
 use millrace_model::{
     Epoch, Lsn, PageRange, Partition, PgType, PipeId, PipeSpec, Problem, ReplicaIdentity, Secret,
@@ -298,7 +298,17 @@ fn every_message_of_a_worker_is_read_back() {
     let mut messages = vec![
         WorkerMessage::Hello(hello),
         WorkerMessage::Heartbeat { memory_used: 1, draining: true, number: 7 },
-        WorkerMessage::InspectReply { request_id: 2, problems: problems(), tables },
+        WorkerMessage::InspectReply { request_id: 2, problems: problems(), tables, slot: None },
+        WorkerMessage::InspectReply {
+            request_id: 3,
+            problems: vec![],
+            tables: vec![],
+            slot: Some(SlotHealth {
+                wal_status: "extended".to_owned(),
+                retained: u64::MAX,
+                headroom: Some(0),
+            }),
+        },
     ];
     messages.extend(reports().into_iter().map(|report| WorkerMessage::Report { epoch: Epoch(9), report }));
     for message in messages {
@@ -321,7 +331,10 @@ fn every_message_of_a_coordinator_is_read_back() {
         CoordinatorMessage::Recorded { epoch: Epoch(3), table: Some(TableId(0)) },
         CoordinatorMessage::Recorded { epoch: Epoch(3), table: Some(TableId(9)) },
     ];
-    for subject in [InspectionSubject::Pipe(Box::new(spec())), InspectionSubject::Source(spec().source)] {
+    let of_slot = InspectionSubject::Slot(spec().source, "millrace_1".to_owned());
+    for subject in
+        [InspectionSubject::Pipe(Box::new(spec())), InspectionSubject::Source(spec().source), of_slot]
+    {
         let trace = [("tracestate".to_owned(), "a=b".to_owned())].into();
         messages.push(CoordinatorMessage::Inspect(Box::new(Inspection { request_id: 7, subject, trace })));
     }

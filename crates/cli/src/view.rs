@@ -89,6 +89,16 @@ pub(crate) fn stream_text(stream: &wire::StreamStatus, per_second: Option<f64>) 
     format!("{rate}lag {lag}, delay {delay}, {} changes", count(stream.changes_applied))
 }
 
+/// How full a slot is, on one line.
+fn slot_text(slot: &wire::SlotStatus, zone: &TimeZone) -> String {
+    let room = slot.headroom_bytes.map_or_else(
+        || "no limit at the source".to_owned(),
+        |headroom| format!("room for {}", bytes(headroom)),
+    );
+    let (retained, at) = (bytes(slot.retained_bytes), time(slot.measured_at.as_ref(), zone));
+    format!("{}, holds back {retained}, {room}, seen {at}", slot.wal_status)
+}
+
 /// A rate as a whole number.
 pub(crate) fn rounded(rate: f64) -> String {
     // A float is cut to what fits.
@@ -135,6 +145,7 @@ pub(crate) fn pipe(response: &wire::GetResponse, zone: &TimeZone) -> String {
     if let Some(stream) = &status.stream {
         line("stream", stream_text(stream, None));
         line("durable", format!("{} of {}", stream.durable_lsn, stream.source_lsn));
+        line("slot", stream.slot.as_ref().map(|slot| slot_text(slot, zone)).unwrap_or_default());
     }
     let source = spec.source.unwrap_or_default();
     line("source", format!("{}@{}:{}/{}", source.username, source.host, source.port, source.database));

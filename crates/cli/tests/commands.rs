@@ -358,6 +358,12 @@ fn pipe(state: wire::PipeState) -> wire::Pipe {
         changes_applied: 42,
         delay: Some(prost_types::Duration { seconds: 0, nanos: 12_000_000 }),
         reported_at: at(61),
+        slot: Some(wire::SlotStatus {
+            wal_status: "extended".to_owned(),
+            retained_bytes: 3 << 20,
+            headroom_bytes: Some(5 << 30),
+            measured_at: at(62),
+        }),
     };
     wire::Pipe {
         id: "00000000000a".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace_lifecycle::Task;
-use millrace_model::work::{Progress, StreamProgress, TraceContext};
+use millrace_model::work::{Progress, SlotHealth, StreamProgress, TraceContext};
 use millrace_model::{Epoch, Problem, Timestamp, WorkerId};
 use tokio::time::Instant;
 
@@ -22,6 +22,10 @@ pub(crate) struct Memory {
     pub(crate) copies: BTreeMap<Epoch, (u64, u64)>,
     /// The stream's last report.
     pub(crate) stream: Option<(StreamProgress, Timestamp)>,
+    /// How full the slot was when it was last looked at.
+    pub(crate) slot: Option<(SlotHealth, Timestamp)>,
+    /// When somebody was asked to look last.
+    pub(crate) slot_asked: Option<Instant>,
     /// How often the stream failed since it last got anything into the destination: one whose destination is away gets on until it
     /// has something to write, and would be opened again at once each time.
     pub(crate) reopened: u32,
@@ -110,6 +114,7 @@ impl Memory {
         self.trace = trace;
         self.trouble.clear();
         self.reopened = 0;
+        self.slot_asked = None;
     }
 
     pub(crate) fn is_due(&self, task: &Task) -> bool {

@@ -30,7 +30,7 @@ struct State {
     now: f64,
 }
 
-const GAUGES: [Gauge; 12] = [
+const GAUGES: [Gauge; 16] = [
     Gauge {
         name: "millrace.pipe.state",
         unit: "1",
@@ -91,6 +91,34 @@ const GAUGES: [Gauge; 12] = [
                 let reported = pipe.stream.iter().filter_map(|stream| stream.reported_at.as_ref());
                 reported.map(|at| (state.since(at), Vec::new())).collect()
             })
+        },
+    },
+    Gauge {
+        name: "millrace.slot.retained",
+        unit: "By",
+        description: "Log that the source keeps for a pipe's slot.",
+        read: |state| state.of_slots(|_, slot| Some((slot.retained_bytes as f64, Vec::new()))),
+    },
+    Gauge {
+        name: "millrace.slot.headroom",
+        unit: "By",
+        description: "Log that may be written before a pipe's slot is in danger of being lost; absent where the source sets no limit.",
+        read: |state| state.of_slots(|_, slot| Some((slot.headroom_bytes? as f64, Vec::new()))),
+    },
+    Gauge {
+        name: "millrace.slot.status",
+        unit: "1",
+        description: "1 for the wal_status that a pipe's slot has: reserved, extended, unreserved or lost.",
+        read: |state| {
+            state.of_slots(|_, slot| Some((1.0, vec![KeyValue::new("status", slot.wal_status.clone())])))
+        },
+    },
+    Gauge {
+        name: "millrace.slot.age",
+        unit: "s",
+        description: "Since a pipe's slot was last seen; grows while the source cannot be asked.",
+        read: |state| {
+            state.of_slots(|state, slot| Some((state.since(slot.measured_at.as_ref()?), Vec::new())))
         },
     },
     Gauge {
@@ -209,6 +237,13 @@ impl State {
 
     fn of_pipes(&self, read: impl Fn(&pb::PipeStatus) -> Vec<Measured>) -> Vec<Measured> {
         self.of_each(|pipe| pipe.status.as_ref().map(&read).unwrap_or_default())
+    }
+
+    fn of_slots(&self, read: impl Fn(&Self, &pb::SlotStatus) -> Option<Measured>) -> Vec<Measured> {
+        self.of_pipes(|pipe| {
+            let slot = pipe.stream.iter().filter_map(|stream| stream.slot.as_ref());
+            slot.filter_map(|slot| read(self, slot)).collect()
+        })
     }
 
     fn of_tables(&self, read: impl Fn(&pb::TableStatus) -> Option<Measured>) -> Vec<Measured> {

@@ -15,7 +15,7 @@ use millrace_catalog::{Catalog, CatalogError};
 use millrace_lifecycle::aggregate::Order;
 use millrace_lifecycle::report::Aftermath;
 use millrace_lifecycle::{Actor, AssignmentRecord, PipeAggregate, PipeChanges, Task};
-use millrace_model::work::{Hello, Report, TraceContext};
+use millrace_model::work::{Hello, Report, SlotHealth, TraceContext};
 use millrace_model::{Epoch, Labels, PipeId, PipeSpec, Problem, Term, Timestamp, WorkerId};
 use millrace_scheduler::plan::{Action, plan};
 use tokio::sync::{mpsc, oneshot};
@@ -43,6 +43,9 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// How often the durable positions of streams are stored.
 const STORE_POSITIONS: Duration = Duration::from_secs(10);
+
+/// How often a pipe's slot is looked at.
+const LOOK_AT_SLOT: Duration = Duration::from_secs(15);
 
 /// How workers and coordinator keep in touch.
 #[derive(Debug, Clone, Copy)]
@@ -237,7 +240,7 @@ impl<C: Catalog> Reconciler<C> {
             Input::Inspect { request, reply } => {
                 let selector = match &request.subject {
                     InspectionSubject::Pipe(spec) => spec.settings.worker_selector.clone(),
-                    InspectionSubject::Source(_) => Labels::default(),
+                    InspectionSubject::Source(_) | InspectionSubject::Slot(..) => Labels::default(),
                 };
                 if let Some((worker, message)) =
                     self.inspections.begin(request, reply, self.sessions.any_connected(&selector))
@@ -425,8 +428,10 @@ impl<C: Catalog> Reconciler<C> {
                 }
             }
             WorkerMessage::Report { epoch, report } => self.report(&worker_id, epoch, report),
-            WorkerMessage::InspectReply { request_id, problems, tables } => {
-                if !self.inspections.answer(&worker_id, request_id, problems, tables) {
+            WorkerMessage::InspectReply { request_id, problems, tables, slot } => {
+                if let Some(id) = self.inspections.answered_slot(&worker_id, request_id) {
+                    self.slot_seen(id, slot);
+                } else if !self.inspections.answer(&worker_id, request_id, problems, tables) {
                     Refused::Unasked.count();
                 }
             }
@@ -506,11 +511,40 @@ impl<C: Catalog> Reconciler<C> {
         }
     }
 
+    /// Has slots looked at whose turn it is, whether or not anything flows: a pipe that rests is the one whose slot fills.
+    fn look_at_slots(&mut self) {
+        for (id, pipe) in &mut self.pipes {
+            let record = pipe.aggregate.pipe();
+            let due = pipe.memory.slot_asked.is_none_or(|asked| asked.elapsed() >= LOOK_AT_SLOT);
+            let Some(slot) = record.slot.as_ref().filter(|_| due) else { continue };
+            if !self.inspections.has_room_for_slot() {
+                return;
+            }
+            let Some(worker) = self.sessions.any_connected(&record.spec.settings.worker_selector) else {
+                continue;
+            };
+            let subject = InspectionSubject::Slot(record.spec.source.clone(), slot.name.clone());
+            let message = self.inspections.begin_slot(id.clone(), subject, worker);
+            let worker = worker.clone();
+            self.sessions.send(&worker, message);
+            pipe.memory.slot_asked = Some(Instant::now());
+        }
+    }
+
+    /// Keeps what was seen of a pipe's slot. What could not be seen leaves what was seen before, which grows old.
+    fn slot_seen(&mut self, id: PipeId, slot: Option<SlotHealth>) {
+        if let (Some(pipe), Some(slot)) = (self.pipes.get_mut(&id), slot) {
+            pipe.memory.slot = Some((slot, now()));
+            self.stale_views.insert(id);
+        }
+    }
+
     fn time_passed(&mut self) {
         self.workers_changed = true;
         for worker in self.sessions.expire() {
             self.inspections.abandon(&worker);
         }
+        self.look_at_slots();
         let mut due = Vec::new();
         for (id, pipe) in &self.pipes {
             let lost = pipe.aggregate.assignments().any(|held| self.sessions.is_lost(&held.worker));

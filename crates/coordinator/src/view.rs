@@ -12,7 +12,7 @@ use millrace_lifecycle::{
     EventRecord, Health, PipeAggregate, PipeRecord, PipeState, PipeTable, TableRecord, TableState, Task,
     command,
 };
-use millrace_model::work::{DifferenceKind, RowDifference};
+use millrace_model::work::{DifferenceKind, RowDifference, SlotHealth};
 use millrace_model::{Problem, TableId, Timestamp, WorkerId};
 
 use crate::directory::PipeView;
@@ -95,6 +95,10 @@ fn health(pipe: &PipeAggregate, memory: &Memory) -> (Health, Timestamp, Option<P
     if let (Some(since), Some((_, problem))) = (memory.held_since, held(pipe, memory).first()) {
         return (Health::Degraded, since, Some(problem.clone()));
     }
+    let in_danger = memory.slot.as_ref().filter(|(slot, _)| record.slot.is_some() && slot.in_danger());
+    if let Some((slot, since)) = in_danger {
+        return (Health::Degraded, *since, Some(slot_fills(slot)));
+    }
     let set_aside = pipe.tables().find(|table| table.record.state == TableState::SetAside);
     if let Some(table) = set_aside {
         return (Health::Degraded, table.record.since, table.record.problem.clone());
@@ -109,6 +113,20 @@ fn health(pipe: &PipeAggregate, memory: &Memory) -> (Health, Timestamp, Option<P
     }
 }
 
+/// What a slot in danger is complained of with.
+fn slot_fills(slot: &SlotHealth) -> Problem {
+    let left = match slot.headroom {
+        Some(bytes) if slot.wal_status != "lost" => format!(", and has room for {bytes} bytes more"),
+        _ => String::new(),
+    };
+    let message = format!(
+        "the slot holds back {} bytes of the source's log{left} (wal_status {}); beyond max_slot_wal_keep_size the source throws away what the pipe still needs",
+        slot.retained, slot.wal_status
+    );
+    let remedy = "resume the pipe or mend what keeps it from streaming, or raise max_slot_wal_keep_size at the source; once the slot is lost only `millrace pipe resync` helps";
+    Problem::operator("SLOT_FILLS", message, remedy)
+}
+
 /// Tables that the present stream cannot write.
 fn held<'a>(pipe: &PipeAggregate, memory: &'a Memory) -> &'a [(TableId, Problem)] {
     let streams = pipe.assignments().any(|held| held.task == Task::Stream);
@@ -118,13 +136,21 @@ fn held<'a>(pipe: &PipeAggregate, memory: &'a Memory) -> &'a [(TableId, Problem)
 fn stream(pipe: &PipeAggregate, memory: &Memory) -> Option<pb::StreamStatus> {
     let record = pipe.pipe();
     record.slot.as_ref()?;
+    let slot = memory.slot.as_ref().map(|(slot, measured_at)| pb::SlotStatus {
+        wal_status: slot.wal_status.clone(),
+        retained_bytes: slot.retained,
+        headroom_bytes: slot.headroom,
+        measured_at: Some(timestamp(*measured_at)),
+    });
     let Some((progress, reported_at)) = &memory.stream else {
         return Some(pb::StreamStatus {
             durable_lsn: record.durable.to_string(),
+            slot,
             ..pb::StreamStatus::default()
         });
     };
     Some(pb::StreamStatus {
+        slot,
         durable_lsn: progress.durable.to_string(),
         source_lsn: progress.source.to_string(),
         lag_bytes: progress.source.0.saturating_sub(progress.durable.0),

@@ -352,6 +352,28 @@ pub enum Outcome {
     },
 }
 
+/// How much log a replication slot holds back, as PostgreSQL counts it (`pg_replication_slots`, PostgreSQL manual, 52.20).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotHealth {
+    /// `reserved`, `extended`, `unreserved` (its log may go at the next checkpoint) or `lost`.
+    pub wal_status: String,
+    /// Bytes of log that are kept for it.
+    pub retained: u64,
+    /// Bytes that may be written before it is in danger of being lost; `None` where `max_slot_wal_keep_size` sets no limit.
+    pub headroom: Option<u64>,
+}
+
+impl SlotHealth {
+    /// The words of `wal_status`.
+    pub const STATES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
+
+    /// Whether the source will soon give up what the slot needs, or has: less than a tenth of what it may hold is left.
+    pub fn in_danger(&self) -> bool {
+        let short = |headroom: u64| headroom < (self.retained.saturating_add(headroom)) / 10;
+        matches!(self.wal_status.as_str(), "unreserved" | "lost") || self.headroom.is_some_and(short)
+    }
+}
+
 /// Rows of which the first column of the sorting key, an integer, lies in `from..until`; a bound that is absent leaves that side open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct KeyRange {

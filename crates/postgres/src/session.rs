@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millrace_model::spec::PostgresSource;
-use millrace_model::work::TableSize;
+use millrace_model::work::{SlotHealth, TableSize};
 use millrace_model::{Lsn, TableName};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -263,6 +263,24 @@ impl Session {
             of_this_database: get(row, 3, what)?,
             restart: position(&get::<String>(row, 4, what)?)?,
             confirmed_flush: position(&get::<String>(row, 5, what)?)?,
+        }))
+    }
+
+    /// How much log the slot holds back; `None` where there is none of that name.
+    ///
+    /// # Errors
+    /// The statement fails.
+    pub async fn slot_health(&self, slot_name: &str) -> Result<Option<SlotHealth>, Error> {
+        let what = "to tell how full the slot is";
+        let sql = "SELECT coalesce(wal_status, 'lost'), greatest(coalesce(pg_wal_lsn_diff(                      CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_insert_lsn() END,                      restart_lsn), 0), 0)::bigint, safe_wal_size \
+                   FROM pg_replication_slots WHERE slot_name = $1";
+        let rows = self.rows(what, sql, &[&slot_name]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let bytes = |number: i64| u64::try_from(number).unwrap_or(0);
+        Ok(Some(SlotHealth {
+            wal_status: get(row, 0, what)?,
+            retained: bytes(get(row, 1, what)?),
+            headroom: get::<Option<i64>>(row, 2, what)?.map(bytes),
         }))
     }
 

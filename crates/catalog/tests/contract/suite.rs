@@ -406,7 +406,7 @@ pub(crate) async fn a_hundred_thousand_partitions_come_back(place: &impl Place) 
     let mut story = Story::new(1, Cdc, &["orders", "items"]);
     story.provision();
     story.set_up();
-    story.open_snapshot_of(50_000 * 128, 50_000_000);
+    story.open_snapshot_of(50_000 * 1_536, 5_000_000_000);
     assert_eq!(story.pipe.tables().map(|table| table.partitions.len()).sum::<usize>(), 100_000);
     story.save(&catalog).await;
     assert!(story.copy_one());

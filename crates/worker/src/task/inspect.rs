@@ -2,7 +2,7 @@
 
 use millrace_api::offer::OfferedTable;
 use millrace_api::worker::{Inspection, InspectionSubject, WorkerMessage};
-use millrace_postgres::offered_tables;
+use millrace_postgres::{Session, offered_tables};
 use tracing::Instrument;
 
 use super::provision;
@@ -23,19 +23,42 @@ pub(crate) async fn answer(question: Inspection) -> WorkerMessage {
                     };
                     let tables = findings.source.tables.iter();
                     let tables = tables.map(|table| OfferedTable::new(table, of(&table.name))).collect();
-                    WorkerMessage::InspectReply { request_id, problems: findings.problems, tables }
+                    WorkerMessage::InspectReply {
+                        request_id,
+                        problems: findings.problems,
+                        tables,
+                        slot: None,
+                    }
                 }
-                Err(problems) => WorkerMessage::InspectReply { request_id, problems, tables: Vec::new() },
+                Err(problems) => {
+                    WorkerMessage::InspectReply { request_id, problems, tables: Vec::new(), slot: None }
+                }
             },
+            InspectionSubject::Slot(source, name) => {
+                let health = match Session::connect(&source, "millrace").await {
+                    Ok(session) => session.slot_health(&name).await,
+                    Err(error) => Err(error),
+                };
+                let (slot, problems) = match health {
+                    Ok(slot) => (slot, Vec::new()),
+                    Err(error) => (None, vec![millrace_postgres::classify(&error)]),
+                };
+                WorkerMessage::InspectReply { request_id, problems, tables: Vec::new(), slot }
+            }
             InspectionSubject::Source(source) => match offered_tables(&source).await {
                 Ok(offered) => {
                     let tables =
                         offered.into_iter().map(|(table, problems)| OfferedTable::new(&table, problems));
-                    WorkerMessage::InspectReply { request_id, problems: Vec::new(), tables: tables.collect() }
+                    WorkerMessage::InspectReply {
+                        request_id,
+                        problems: Vec::new(),
+                        tables: tables.collect(),
+                        slot: None,
+                    }
                 }
                 Err(error) => {
                     let problems = vec![millrace_postgres::classify(&error)];
-                    WorkerMessage::InspectReply { request_id, problems, tables: Vec::new() }
+                    WorkerMessage::InspectReply { request_id, problems, tables: Vec::new(), slot: None }
                 }
             },
         }
