@@ -96,7 +96,7 @@ fn slot_text(slot: &wire::SlotStatus, zone: &TimeZone) -> String {
         |headroom| format!("room for {}", bytes(headroom)),
     );
     let (retained, at) = (bytes(slot.retained_bytes), time(slot.measured_at.as_ref(), zone));
-    format!("{}, holds back {retained}, {room}, seen {at}", slot.wal_status)
+    format!("{retained} for the slot ({}), {room}, seen {at}", slot.wal_status)
 }
 
 /// A rate as a whole number.
@@ -145,7 +145,7 @@ pub(crate) fn pipe(response: &wire::GetResponse, zone: &TimeZone) -> String {
     if let Some(stream) = &status.stream {
         line("stream", stream_text(stream, None));
         line("durable", format!("{} of {}", stream.durable_lsn, stream.source_lsn));
-        line("slot", stream.slot.as_ref().map(|slot| slot_text(slot, zone)).unwrap_or_default());
+        line("log kept", stream.slot.as_ref().map(|slot| slot_text(slot, zone)).unwrap_or_default());
     }
     let source = spec.source.unwrap_or_default();
     line("source", format!("{}@{}:{}/{}", source.username, source.host, source.port, source.database));
