@@ -11,6 +11,7 @@ use millrace_devstack::proxy::Mode;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::fleet::{Fleet, PIPE, WORKER_IDS, connect};
 use crate::memory;
 use crate::schedule::{Entry, Fault, schedule};
@@ -237,7 +238,15 @@ impl Run<'_> {
             Fault::TooManyParts => fleet.limit_tables("parts_to_throw_insert", "1").await,
             Fault::OutOfMemory => Ok(fleet.clickhouse.set_profile(&OUT_OF_MEMORY)?),
             Fault::SourceFull => fleet.disk()?.fill().await,
-            Fault::SourceOutOfMemory => memory::exhaust(fleet.postgres.pid()).await,
+            Fault::SourceOutOfMemory => {
+                let session = fleet.client("template1").await?;
+                memory::exhaust(fleet.postgres.pid()).await?;
+                // What has its memory goes on; those who come anew get none.
+                for database in ["postgres", "catalog"] {
+                    let _ = session.batch_execute(&ended(database)).await;
+                }
+                Ok(())
+            }
             Fault::SourceClock(hours) => fleet.set_source_clock(hours),
             Fault::SourceRefuses => {
                 fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS false").await?;
@@ -318,7 +327,13 @@ impl Run<'_> {
                 }
                 Ok(())
             }
-            Fault::SourceClock(_) => fleet.set_source_clock(0),
+            Fault::SourceClock(_) => {
+                fleet.set_source_clock(0)?;
+                // PostgreSQL's own timers go by this clock, that of a deadlock for instance: who waits by the other one would wait for a day.
+                tokio::time::sleep(clock::SEEN_WITHIN).await;
+                let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'postgres' AND pid <> pg_backend_pid()";
+                fleet.at_catalog(others).await
+            }
             Fault::SourceRefuses => fleet.at_catalog("ALTER DATABASE postgres ALLOW_CONNECTIONS true").await,
             Fault::CatalogReadOnly => {
                 fleet.at_catalog("SET default_transaction_read_only = off; ALTER DATABASE catalog RESET default_transaction_read_only").await?;
@@ -361,7 +376,9 @@ impl Run<'_> {
                 .map(drop),
             Err(_) => Ok(()),
         };
-        self.outcome.transactions += workload.stop().await;
+        self.outcome.transactions += tokio::time::timeout(PATIENCE, workload.stop())
+            .await
+            .context("the clients of the source do not come to an end")?;
         let caught_up = match &settled {
             Ok(()) => self.until_caught_up().await,
             Err(_) => Ok(()),

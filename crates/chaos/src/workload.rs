@@ -13,6 +13,9 @@ use tokio_postgres::Client;
 
 use crate::fleet::connect;
 
+/// Takes a while. (A `pg_sleep` ends by the wall clock: put back by a fault, it would end after a day.)
+const LONG: &str = "SELECT count(*) FROM generate_series(1, 1000000)";
+
 /// Clients at a time.
 const CLIENTS: u64 = 4;
 
@@ -142,7 +145,7 @@ async fn transaction(client: &mut Client, random: &mut StdRng) -> Result<bool, t
                 "SAVEPOINT s; {}; UPDATE plain SET short = 'never' WHERE id = {id}; ROLLBACK TO s",
                 step(&format!("id = {id}"))
             ),
-            _ => "SELECT pg_sleep(0.3)".to_owned(),
+            _ => LONG.to_owned(),
         };
         transaction.batch_execute(&statement).await?;
     }

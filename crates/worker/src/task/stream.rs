@@ -5,39 +5,34 @@
 //! arrived batches. Nothing else ever moves it.
 
 mod amend;
+mod batches;
+mod bulk;
 mod claim;
 mod hold;
+mod schema;
+mod values;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::future::OptionFuture;
-use futures::stream::{FuturesUnordered, StreamExt as _};
-use millrace_apply::problem::{partitions_changed, source_schema_changed, truncate_shared};
-use millrace_apply::{Applier, Batch, Found, Step, StreamTable, TableIndex};
-use millrace_clickhouse::{Destination, Keys, TableRef};
-use millrace_mapping::evolution::{CurrentColumn, StreamColumn, earlier_form, evolve};
-use millrace_mapping::{ChType, EncodedBlock, streams_as_binary};
+use millrace_apply::problem::{source_schema_changed, truncate_shared};
+use millrace_apply::{Applier, Step, StreamTable, TableIndex};
+use millrace_clickhouse::{Destination, TableRef};
+use millrace_mapping::{EncodedBlock, streams_as_binary};
 use millrace_model::spec::{TableEngine, TruncatePolicy};
 use millrace_model::work::{
     Assignment, DestinationFacts, Outcome, Progress, Report, StreamProgress, StreamedTable, Swap, Work,
 };
-use millrace_model::{
-    Epoch, Lsn, PipeId, PipeSpec, Problem, Recovery, SourceColumn, TableDefinition, TableId, TableName,
-    Timestamp,
-};
+use millrace_model::{Epoch, Lsn, PipeId, PipeSpec, Problem, TableId, TableName, Timestamp};
 use millrace_pgoutput::{Commit, Relation};
-use millrace_postgres::{
-    BacklogEvent, BacklogReader, ReplicationEvent, ReplicationStream, Session, StreamForm, classify,
-    timelines,
-};
+use millrace_postgres::{ReplicationEvent, ReplicationStream, Session, StreamForm, classify, timelines};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::Instrument;
 
 use super::partitions::Partitions;
-use super::source::{self, RowFinder};
+use super::source;
 use super::swap::swap_in;
 use super::tables::{self, PlannedTable};
 use super::{Ending, Shared, Signals};
@@ -48,27 +43,18 @@ use crate::fence::{self, Watch};
 use crate::spool::Spool;
 use amend::amendment;
 use claim::Claim;
-use hold::{HeldInsert, Refused, Struggle, Tried};
+use hold::{Refused, Struggle, Tried};
 
 /// Batches that may be on their way at a time.
 const BATCHES: usize = 2;
-/// Inserts of one batch at a time: more only make ClickHouse's parts compete.
-const INSERTS: usize = 4;
 /// What waits is sent once it is so large, and nothing more is read until there is room for a batch.
 const BATCH_BYTES: usize = 16 << 20;
 /// And so much more for every table that it is spread over, up to twice as much.
 const TABLE_BYTES: usize = 128 << 10;
 /// The rows at which a batch closes are those of so many tables.
 const BUSY_TABLES: usize = 8;
-/// Rows of a batch that may lack values, at most: they are looked for by statements that name them all.
-const INCOMPLETE_ROWS: usize = 2_000;
 /// As many at first, while nobody knows how long the values are.
 const FIRST_INCOMPLETE_ROWS: usize = 100;
-/// A backlog is taken in bulk while it is so large; less is quicker had from the stream.
-const BULK_BYTES: u64 = 32 << 20;
-/// Messages of one call. The server keeps a call's changes in a temporary file of a few hundred bytes each, and decodes its log anew for the next, so few and
-/// large ones are best.
-const BULK_MESSAGES: u32 = 4_000_000;
 /// How long an insert of a batch is tried before its table is held: the others of the batch wait for it.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Time between two batches for each table that waits, up to the sync interval: each gets an insert of its own, which costs ClickHouse milliseconds however few rows it brings,
@@ -76,8 +62,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PACE: Duration = Duration::from_millis(40);
 /// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
 const STATUS: Duration = Duration::from_secs(5);
-/// How often partitions are looked at, at least.
-const PARTITIONS: Duration = Duration::from_secs(30);
 /// How often the coordinator hears how far the stream is.
 const REPORT: Duration = Duration::from_millis(500);
 /// Memory is taken from the budget in steps.
@@ -419,114 +403,6 @@ enum Wake {
 }
 
 impl Pump<'_> {
-    /// Takes a backlog in bulk while it is worth it, call by call, the slot advanced behind what has arrived.
-    async fn catch_up(&mut self, signals: &mut Signals) -> Result<Caught, Vec<Problem>> {
-        let failed = |error: millrace_postgres::Error| vec![classify(&error)];
-        let slot = self.stream.slot_name.clone();
-        while !self.shared.streamed_only.contains(&self.stream.pipe) {
-            let session = source::connect(&self.stream.spec).await?;
-            self.log_end = session.log_end().await.map_err(failed)?;
-            let behind = session.slot_state(&slot).await.map_err(failed)?;
-            let behind = behind.map_or(0, |slot| self.log_end.0.saturating_sub(slot.confirmed_flush.0));
-            drop(session);
-            if behind < BULK_BYTES {
-                return Ok(Caught::Up);
-            }
-            tracing::info!(slot, behind, "taking the backlog in bulk");
-            self.goal.get_or_insert(self.log_end);
-            let taken = self.applier.committed();
-            let caught = self.take_bulk(signals).await?;
-            self.arrive_all().await?;
-            while !self.unacknowledged.is_empty() {
-                tokio::select! {
-                    () = signals.drain.cancelled() => return Ok(Caught::Drain),
-                    recorded = signals.recorded.next() => self.acknowledged(&recorded),
-                }
-            }
-            if caught == Caught::Drain {
-                return Ok(Caught::Drain);
-            }
-            self.advance_slot().await?;
-            if self.applier.committed() == taken {
-                break;
-            }
-        }
-        Ok(Caught::Up)
-    }
-
-    /// What the source refuses in bulk (its temporary files may be limited, for instance) may still be had from the stream.
-    fn bulk_failed(&self, error: &millrace_postgres::Error) -> Vec<Problem> {
-        let problem = classify(error);
-        if problem.code != "SOURCE_REFUSED" && problem.code != "SOURCE_OUT_OF_RESOURCES" {
-            return vec![problem];
-        }
-        self.shared.streamed_only.insert(self.stream.pipe.clone());
-        let message = format!("the backlog cannot be taken in bulk: {}", problem.message);
-        vec![Problem::transient("STREAM_REOPENED", message, "it is taken from the stream by itself")]
-    }
-
-    /// Takes one call's changes in.
-    async fn take_bulk(&mut self, signals: &mut Signals) -> Result<Caught, Vec<Problem>> {
-        let application = source::application_name(&self.stream.pipe, self.stream.epoch);
-        let mut report = tokio::time::interval(REPORT);
-        report.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reader = BacklogReader::start(
-            &self.stream.spec.source,
-            &application,
-            &self.stream.slot_name,
-            std::slice::from_ref(&self.stream.publication_name),
-            self.binary,
-            BULK_MESSAGES,
-        )
-        .await
-        .map_err(|error| self.bulk_failed(&error))?;
-        loop {
-            match reader.next_message().map_err(|error| self.bulk_failed(&error))? {
-                BacklogEvent::End => return Ok(Caught::Up),
-                BacklogEvent::Message { lsn, payload } => {
-                    self.source = self.source.max(lsn);
-                    let mut step =
-                        self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
-                    let mut followed = None;
-                    while let Step::SchemaChanged { table, relation } = step {
-                        self.follow_once(table, &relation, lsn, &mut followed).await?;
-                        step =
-                            self.applier.apply(lsn, payload).map_err(|error| vec![broken_stream(&error)])?;
-                    }
-                    self.step(step).await?;
-                    continue;
-                }
-                BacklogEvent::NeedMore => {}
-            }
-            self.reserve_waiting().await?;
-            if self.is_full() {
-                self.make_room().await?;
-            }
-            tokio::select! {
-                biased;
-                () = signals.drain.cancelled() => return Ok(Caught::Drain),
-                Some(arrived) = self.arriving.join_next() => {
-                    self.arrived(arrived.map_err(|_| vec![super::stopped()])?).await?;
-                }
-                recorded = signals.recorded.next() => self.acknowledged(&recorded),
-                Some(tried) = self.trying.join_next() => {
-                    self.tried(tried.map_err(|_| vec![super::stopped()])?).await?;
-                }
-                amended = amendment(&mut signals.amendments) => self.amend(&amended).await?,
-                _ = report.tick() => self.report(),
-                read = reader.fill() => read.map_err(|error| self.bulk_failed(&error))?,
-            }
-        }
-    }
-
-    /// Tells an inactive slot what it may forget.
-    async fn advance_slot(&self) -> Result<(), Vec<Problem>> {
-        let session = source::connect(&self.stream.spec).await?;
-        session.release_slot(&self.stream.slot_name).await.map_err(|error| vec![classify(&error)])?;
-        let advanced = session.advance_slot(&self.stream.slot_name, self.forgettable()).await;
-        advanced.map_err(|error| vec![classify(&error)])
-    }
-
     /// Opens the stream where the slot stands.
     async fn open(&mut self) -> Result<(), Vec<Problem>> {
         let in_progress = !self.shared.whole.contains(&self.stream.pipe);
@@ -825,436 +701,12 @@ impl Pump<'_> {
         })
     }
 
-    /// Asks the source whether a table that is described as it is known is still the same: a column that went and came again under its name is another one. A stream that is behind
-    /// the catalog may show this too early, but never without a cause.
-    async fn recognise(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
-        let definition = self.planned[table.0].definition.clone();
-        let session = self.take_catalog().await?;
-        let shape =
-            self.meanwhile(session.shape(definition.oid)).await?.map_err(|error| vec![classify(&error)])?;
-        self.catalog = Some(session);
-        // Columns come in the order of their numbers: in front of one that stayed the stream itself shows it.
-        let is_alive = |column: &SourceColumn| shape.columns.contains_key(&column.attribute);
-        let last = definition.columns.iter().rev().take_while(|column| !is_alive(column));
-        let is_same = |column: &SourceColumn, (name, oid, modifier): &(String, u32, i32)| {
-            (&column.name, column.type_oid, column.type_modifier) == (name, *oid, *modifier)
-        };
-        let again = last.filter(|column| shape.columns.values().any(|now| is_same(column, now)));
-        let reasons: Vec<String> = again
-            .map(|column| format!("column {:?} was dropped and added again under its name", column.name))
-            .collect();
-        if !reasons.is_empty() {
-            return self.give_up(table, source_schema_changed(&definition.name, &reasons)).await;
-        }
-        let planned = &mut self.planned[table.0];
-        let known = |(number, (name, oid, modifier)): (&i16, &(String, u32, i32))| {
-            planned.spec.excluded_columns.contains(name)
-                || planned.ignored.contains(name)
-                || definition.columns.iter().any(|column| {
-                    (column.attribute, column.type_oid, column.type_modifier) == (*number, *oid, *modifier)
-                })
-        };
-        // As it is known, it may have been rewritten; only the file of a later form tells how its columns came.
-        if definition.columns.iter().all(is_alive) && shape.columns.iter().all(known) {
-            planned.definition.file_node = shape.file_node;
-        }
-        if definition.is_partitioned() { self.look_at_partitions_of(table).await } else { Ok(()) }
-    }
-
-    /// Looks at the partitions of every partitioned table that is due.
-    async fn look_at_partitions(&mut self) -> Result<(), Vec<Problem>> {
-        let is_due = Instant::now() >= self.next_look;
-        if is_due {
-            self.next_look = Instant::now() + PARTITIONS;
-        }
-        for index in 0..self.planned.len() {
-            let doubted = self.partitions.get(&index).and_then(|partitions| partitions.doubted_at);
-            if self.planned[index].definition.is_partitioned()
-                && self.applier.is_active(TableIndex(index))
-                && (is_due || doubted.is_some_and(|lsn| self.source >= lsn))
-            {
-                self.look_at_partitions_of(TableIndex(index)).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks whether something happened to a table's partitions that the stream does not tell. The stream is given the time to explain it.
-    async fn look_at_partitions_of(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
-        let failed = |error: millrace_postgres::Error| vec![classify(&error)];
-        let definition = self.planned[table.0].definition.clone();
-        let session = match self.take_catalog().await {
-            Ok(session) => session,
-            // The next look may be luckier, and the stream itself needs no further connection.
-            Err(problems) if problems.iter().all(|problem| problem.recovery == Recovery::Retry) => {
-                tracing::debug!(?problems, "partitions could not be looked at");
-                return Ok(());
-            }
-            Err(problems) => return Err(problems),
-        };
-        let mut partitions = self.partitions.remove(&table.0).unwrap_or_default();
-        let keeps_gone = self.stream.spec.settings.truncate == TruncatePolicy::Ignore;
-        let compared = partitions.compare(&session, definition.oid, &definition.partitions, keeps_gone);
-        let found = unless_locked(self.meanwhile(compared).await?)?;
-        match (found, partitions.doubted_at) {
-            (None, _) => {}
-            (Some(found), _) if found.is_empty() => {
-                let complete = partitions.complete();
-                if definition.partitions != complete {
-                    let planned = &mut self.planned[table.0];
-                    planned.definition.partitions.clone_from(&complete);
-                    // What is recorded may be ahead of what the stream sends.
-                    let recorded = planned.ahead.as_deref_mut().unwrap_or(&mut planned.definition);
-                    recorded.partitions = complete;
-                    let (id, recorded) = (planned.id, Box::new(recorded.clone()));
-                    self.say(id, Report::TableChanged(id, recorded)).await;
-                }
-            }
-            (Some(found), Some(lsn)) if self.source >= lsn => {
-                return self.give_up(table, partitions_changed(&definition.name, &found)).await;
-            }
-            (Some(_), doubted_at) => {
-                if doubted_at.is_none() {
-                    partitions.doubted_at = Some(session.log_end().await.map_err(failed)?);
-                }
-                // Where an idle log ends is only said when it is asked for.
-                self.acknowledge(true).await?;
-            }
-        }
-        self.partitions.insert(table.0, partitions);
-        self.catalog = Some(session);
-        Ok(())
-    }
-
-    /// A session for questions, to be put back after use.
-    async fn take_catalog(&mut self) -> Result<Session, Vec<Problem>> {
-        match self.catalog.take().filter(|session| !session.is_closed()) {
-            Some(session) => Ok(session),
-            None => source::connect(&self.stream.spec).await,
-        }
-    }
-
-    /// Waits for something that may take long. PostgreSQL hears of us meanwhile.
-    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Vec<Problem>> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                done = &mut work => return Ok(done),
-                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
-            }
-        }
-    }
-
-    /// Lets a destination table follow its source, whose columns changed by the change at `lsn`. Where it cannot, it is set aside.
-    async fn follow(&mut self, table: TableIndex, relation: &Relation, lsn: Lsn) -> Result<(), Vec<Problem>> {
-        self.arrive_all().await?;
-        let planned = &mut self.planned[table.0];
-        let recorded = planned.ahead.take().map_or_else(|| planned.definition.clone(), |ahead| *ahead);
-        let name = recorded.name.clone();
-        let cannot = |reasons: &[String]| source_schema_changed(&name, reasons);
-        let columns: Vec<StreamColumn> = relation
-            .columns
-            .iter()
-            .map(|column| StreamColumn {
-                name: column.name.clone(),
-                type_oid: column.type_oid,
-                type_modifier: column.type_modifier,
-            })
-            .collect();
-        if lsn < recorded.holds_from
-            && let Some((earlier, gone)) =
-                earlier_form(&recorded, &columns, &self.planned[table.0].spec.excluded_columns)
-        {
-            return self.go_back(table, recorded, &earlier, &gone).await;
-        }
-        let session = self.take_catalog().await?;
-        let partitions = self.partitions.remove(&table.0);
-        let current = source::current_table(&session, &recorded, partitions.as_ref());
-        let current = self.meanwhile(current).await??;
-        if partitions.is_some() {
-            let partitions = Partitions::look(&session, recorded.oid).await;
-            self.partitions.extend(unless_locked(partitions)?.map(|partitions| (table.0, partitions)));
-        }
-        self.catalog = Some(session);
-        let Some(source::CurrentTable { columns: current, file_node }) = current else {
-            return self.give_up(table, cannot(&["it is gone".to_owned()])).await;
-        };
-        let table_spec = &self.planned[table.0].spec;
-        let (excluded, sorting_key) = (table_spec.excluded_columns.clone(), table_spec.sorting_keys.clone());
-        let policy = self.stream.spec.settings.schema_changes;
-        let mut evolution = match evolve(&recorded, &columns, &current, &excluded, &sorting_key, policy) {
-            Ok(evolution) => evolution,
-            Err(reasons) => return self.give_up(table, cannot(&reasons)).await,
-        };
-        if evolution.definition.columns != recorded.columns {
-            evolution.definition.holds_from = lsn;
-        }
-        // A catalog that is ahead has the file of a form that is yet to come.
-        let is_sent = |now: &CurrentColumn| {
-            let now = &now.column;
-            let same = |sent: &StreamColumn| {
-                sent.name == now.name
-                    && (sent.type_oid, sent.type_modifier) == (now.type_oid, now.type_modifier)
-            };
-            now.generated || excluded.contains(&now.name) || columns.iter().any(same)
-        };
-        if current.iter().all(is_sent) {
-            evolution.definition.file_node = file_node;
-        }
-        let facts = self.stream.destination;
-        let held = &self.planned[table.0];
-        let (id, copying, begins) = (held.id, held.copying, held.begins);
-        let planned =
-            tables::plan(&self.stream.spec, &held.spec, &evolution.definition, &self.destination, facts)?;
-        let planned = PlannedTable { id, copying, begins, ignored: evolution.ignored, ..planned };
-        let mut patience = Patience::new(&name);
-        let (destination, pipe) = (self.destination.clone(), self.stream.pipe.clone());
-        loop {
-            let altered = destination.alter_columns(&planned.target, &evolution.alterations, &pipe);
-            let Err(error) = self.meanwhile(altered).await? else { break };
-            if let Err(problem) = self.meanwhile(patience.wait(&error)).await? {
-                return match problem.recovery {
-                    Recovery::Retry => Err(vec![problem]),
-                    _ => self.give_up(table, problem).await,
-                };
-            }
-        }
-        tracing::info!(table.name = %name, alterations = ?evolution.alterations, "the destination follows its source");
-        let reopen = self.binary && !streams_as_binary(&planned.columns);
-        let definition = planned.definition.clone();
-        let redefined = self.applier.redefine(table, planned.stream_table(), &evolution.gone);
-        self.planned[table.0] = planned;
-        self.say(id, Report::TableChanged(id, Box::new(definition))).await;
-        if let Err(problem) = redefined {
-            self.set_aside(vec![(table, *problem)]).await;
-        }
-        if reopen {
-            let message = "a new column needs the stream's values in text form";
-            return Err(vec![Problem::transient("STREAM_REOPENED", message, "it is opened again by itself")]);
-        }
-        Ok(())
-    }
-
-    /// Takes in changes from before the form that is recorded, as after a crash: the destination has that form already.
-    async fn go_back(
-        &mut self,
-        table: TableIndex,
-        recorded: TableDefinition,
-        earlier: &TableDefinition,
-        gone: &[String],
-    ) -> Result<(), Vec<Problem>> {
-        let (spec, facts) = (&self.stream.spec, self.stream.destination);
-        let held = &self.planned[table.0];
-        let (id, copying, begins) = (held.id, held.copying, held.begins);
-        let target = tables::plan(spec, &held.spec, &recorded, &self.destination, facts)?;
-        let planned = tables::plan(spec, &held.spec, earlier, &self.destination, facts)?;
-        let mut planned = PlannedTable { id, copying, begins, ..planned };
-        for column in &mut planned.columns {
-            if let Some(now) = target.columns.iter().find(|now| now.name == column.name) {
-                column.target = now.target.clone();
-            }
-        }
-        planned.target.columns.clone_from(&planned.columns);
-        planned.ignored.clone_from(&self.planned[table.0].ignored);
-        planned.ahead = Some(Box::new(recorded));
-        tracing::info!(table.name = %earlier.name, "the stream sends changes from before the table's form");
-        let redefined = self.applier.redefine(table, planned.stream_table(), gone);
-        self.planned[table.0] = planned;
-        if let Err(problem) = redefined {
-            self.set_aside(vec![(table, *problem)]).await;
-        }
-        Ok(())
-    }
-
-    async fn give_up(&mut self, table: TableIndex, problem: Problem) -> Result<(), Vec<Problem>> {
-        self.applier.set_aside(table);
-        self.set_aside(vec![(table, problem)]).await;
-        Ok(())
-    }
-
     /// Empties a table of what is older than its truncation. Large ones take a while, so PostgreSQL hears of us meanwhile.
     async fn truncate(&mut self, index: usize, truncation: Lsn) -> Result<(), Vec<Problem>> {
         let (destination, target) = (self.destination.clone(), self.planned[index].target.clone());
         let emptied = destination.delete_older_versions(&target.table, &target.metadata.version, truncation);
         let problem = |error| millrace_clickhouse::classify(&error).of_table(&target.source);
         self.meanwhile(emptied).await?.map_err(|error| vec![problem(error)])
-    }
-
-    /// Sends everything that waits as one batch, rows that lacked values completed.
-    async fn send(&mut self) -> Result<(), Vec<Problem>> {
-        if self.applier.is_incomplete() {
-            self.find_values().await?;
-        }
-        let broken = self.applier.complete();
-        if !broken.is_empty() {
-            self.set_aside(broken).await;
-        }
-        self.dispatch();
-        Ok(())
-    }
-
-    /// Looks for the values that updates left out: in the destination as it was before this batch, then at the source.
-    async fn find_values(&mut self) -> Result<(), Vec<Problem>> {
-        self.arrive_sent().await?;
-        for (table, _) in self.applier.incomplete_tables() {
-            self.find_values_of(table).await?;
-        }
-        Ok(())
-    }
-
-    /// Looks for a table's values. Where they are more than fits into a batch, rows are completed and sent portion by portion; what is left goes with the batch.
-    async fn find_values_of(&mut self, table: TableIndex) -> Result<(), Vec<Problem>> {
-        loop {
-            let waiting = self.applier.sought_rows(table);
-            let mut portion = self.portion(table, waiting).await?;
-            // Without memory for more it is one row at a time.
-            let memory = self.shared.budget.try_reserve(BATCH_BYTES as u64);
-            if memory.is_none() {
-                portion = portion.min(1);
-            }
-            if !self.find_in_destination(table, portion).await? {
-                continue;
-            }
-            portion = self.find_at_source(table, portion).await?;
-            if portion >= waiting {
-                if let Some(memory) = memory {
-                    self.reserved.merge(memory);
-                }
-                return Ok(());
-            }
-            match self.applier.complete_first(table, portion, now()) {
-                Ok(block) => {
-                    let blocks = block.filter(|block| block.rows > 0).map(|block| (table, block));
-                    let reserved = memory.unwrap_or_else(|| self.shared.budget.empty());
-                    self.send_blocks(blocks.into_iter().collect(), Lsn::ZERO, None, reserved);
-                }
-                Err(problem) => {
-                    self.set_aside(vec![(table, *problem)]).await;
-                    return Ok(());
-                }
-            }
-            self.arrive_sent().await?;
-        }
-    }
-
-    /// How many of a table's rows, from the first, can be looked for at a time.
-    async fn portion(&mut self, table: TableIndex, waiting: usize) -> Result<usize, Vec<Problem>> {
-        let most = BATCH_BYTES as u64;
-        if self.largest.get(&table).is_some_and(|largest| largest.saturating_mul(waiting as u64) <= most) {
-            return Ok(waiting);
-        }
-        let planned = &self.planned[table.0];
-        let (target, columns) = (planned.target.clone(), planned.columns.clone());
-        let destination = self.destination.clone();
-        let mut sizes = Vec::new();
-        for sought in self.applier.sought_of(table, waiting) {
-            let columns: Vec<&str> =
-                sought.columns.iter().map(|column| columns[*column].name.as_str()).collect();
-            let mut patience = Patience::new(&target.source);
-            sizes.extend(loop {
-                let keys = Keys { block: &sought.places, columns: &sought.place };
-                let asked = destination.current_sizes(&target, keys, &columns);
-                match self.meanwhile(asked).await? {
-                    Ok(sizes) => break sizes,
-                    Err(error) => {
-                        self.meanwhile(patience.wait(&error)).await?.map_err(|problem| vec![problem])?;
-                    }
-                }
-            });
-        }
-        self.largest.insert(table, sizes.iter().map(|(_, size)| *size).max().unwrap_or(0));
-        Ok(self.applier.portion(table, &sizes, most))
-    }
-
-    /// Looks for a table's first rows in the destination. Where they are larger than was thought nothing is found.
-    async fn find_in_destination(&mut self, table: TableIndex, rows: usize) -> Result<bool, Vec<Problem>> {
-        let planned = &self.planned[table.0];
-        let (target, columns) = (planned.target.clone(), planned.columns.clone());
-        let destination = self.destination.clone();
-        // One row may be as large as it likes.
-        let limit = if rows > 1 { 2 * BATCH_BYTES } else { usize::MAX };
-        let (mut found_rows, mut found_bytes, mut largest) = (0, 0, 0);
-        for sought in self.applier.sought_of(table, rows) {
-            let columns: Vec<(&str, &ChType)> = sought
-                .columns
-                .iter()
-                .map(|column| (columns[*column].name.as_str(), &columns[*column].target))
-                .collect();
-            let mut patience = Patience::new(&target.source);
-            let found = loop {
-                let keys = Keys { block: &sought.places, columns: &sought.place };
-                let limit = limit.saturating_sub(found_bytes);
-                let asked = destination.current_rows(&target, keys, &columns, limit);
-                match self.meanwhile(asked).await? {
-                    Ok(found) => break found,
-                    Err(error) => {
-                        self.meanwhile(patience.wait(&error)).await?.map_err(|problem| vec![problem])?;
-                    }
-                }
-            };
-            let Some(found) = found else {
-                self.largest.remove(&table);
-                return Ok(false);
-            };
-            for row in found {
-                found_rows += 1;
-                let bytes = row.values.iter().map(Vec::len).sum::<usize>();
-                found_bytes += bytes;
-                largest = largest.max(bytes as u64);
-                let found = Found { version: row.version, is_deleted: row.is_deleted, values: row.values };
-                self.applier.supply(table, row.ordinal, found);
-            }
-        }
-        self.largest.insert(table, largest);
-        if let Some(each) = found_bytes.checked_div(found_rows) {
-            self.incomplete_rows = (BATCH_BYTES / each.max(1)).clamp(1, INCOMPLETE_ROWS);
-        }
-        Ok(true)
-    }
-
-    /// Looks at the source for what the destination lacks of a table's first rows. Gives how many are done: fewer where their values are more than fits into a batch.
-    async fn find_at_source(&mut self, table: TableIndex, rows: usize) -> Result<usize, Vec<Problem>> {
-        let sought = self.applier.still_sought_of(table, rows);
-        if sought.is_empty() {
-            return Ok(rows);
-        }
-        let session = source::connect(&self.stream.spec).await?;
-        let stream_table = self.planned[table.0].stream_table();
-        let Some(finder) = RowFinder::of_table(&session, &stream_table).await? else {
-            let reason =
-                "a column was dropped whose values an earlier update left out, and the destination lacks them".to_owned();
-            let problem = source_schema_changed(&stream_table.definition.name, &[reason]);
-            self.give_up(table, problem).await?;
-            return Ok(rows);
-        };
-        let (mut found, mut bytes, mut done) = (Vec::new(), 0, rows);
-        for (number, place) in sought {
-            if bytes >= BATCH_BYTES {
-                done = number;
-                break;
-            }
-            let values = self.meanwhile(finder.find(&place)).await??;
-            bytes += values.iter().flatten().flatten().map(Vec::len).sum::<usize>();
-            found.extend(values.map(|values| (number, values)));
-        }
-        // Only now, so that it is not before what was read.
-        let end = session.log_end().await.map_err(|error| vec![classify(&error)])?;
-        for (number, values) in found {
-            self.applier.supply_from_source(table, number, values);
-        }
-        self.applier.distrust_until(table, end);
-        let planned = &mut self.planned[table.0];
-        planned.definition.distrusted_until = planned.definition.distrusted_until.max(end);
-        let id = planned.id;
-        let definition = planned.ahead.as_deref_mut().unwrap_or(&mut planned.definition);
-        // Said only where it is news: what was said reaches further already.
-        if self.said_until.insert(id, end).is_some_and(|said| said >= end) {
-            return Ok(done);
-        }
-        definition.distrusted_until = definition.distrusted_until.max(end);
-        let definition = Box::new(definition.clone());
-        self.say(id, Report::TableChanged(id, definition)).await;
-        Ok(done)
     }
 
     async fn set_aside(&mut self, tables: Vec<(TableIndex, Problem)>) {
@@ -1286,121 +738,6 @@ impl Pump<'_> {
                 }
             }
         }
-    }
-
-    /// Sends the blocks that wait.
-    fn dispatch(&mut self) {
-        let Batch { blocks, committed, commits, .. } = self.applier.take(now());
-        if blocks.is_empty() {
-            return;
-        }
-        let reserved = std::mem::replace(&mut self.reserved, self.shared.budget.empty());
-        self.send_blocks(blocks, committed, commits.map(|commits| commits.newest), reserved);
-    }
-
-    /// Sends blocks as one batch.
-    fn send_blocks(
-        &mut self,
-        blocks: Vec<(TableIndex, EncodedBlock)>,
-        committed: Lsn,
-        newest_commit: Option<Timestamp>,
-        reserved: Reservation,
-    ) {
-        let number = self.next_batch;
-        self.next_batch += 1;
-        self.last_batch = Some(Instant::now());
-        let rows: usize = blocks.iter().map(|(_, block)| block.rows).sum();
-        let inserts: Vec<_> = blocks
-            .into_iter()
-            .map(|(TableIndex(index), block)| {
-                *self.table_changes.entry(index).or_default() += block.rows as u64;
-                let altered = block.altered.iter().map(|(_, values)| values).sum::<u64>();
-                if altered > 0 {
-                    *self.altered.entry(index).or_default() += altered;
-                }
-                let target = &self.planned[index].target;
-                let (destination, table, source) =
-                    (self.destination.clone(), target.table.clone(), target.source.clone());
-                // The epoch is never used again, so no other content ever has this token.
-                let token = format!("{}-{}-{number}-{index}", self.stream.pipe, self.stream.epoch);
-                let (claim, watch) = (self.claim_on(index), self.watch.clone());
-                async move {
-                    let claim = claim.as_deref();
-                    let delivered =
-                        deliver_claimed(&destination, &source, &table, &block, &token, claim, &watch).await;
-                    let insert = HeldInsert { block, token, reserved: None };
-                    delivered.err().map(|problem| Refused { index, problem, insert })
-                }
-            })
-            .collect();
-        let span = tracing::info_span!("insert", rows, tables = inserts.len());
-        let began = Instant::now();
-        self.arriving.spawn(
-            async move {
-                let mut inserts = inserts.into_iter();
-                let mut running: FuturesUnordered<_> = inserts.by_ref().take(INSERTS).collect();
-                let mut refused: Vec<Refused> = Vec::new();
-                while let Some(inserted) = running.next().await {
-                    refused.extend(inserted);
-                    running.extend(inserts.next());
-                }
-                // What is tried again keeps the memory.
-                if let Some(first) = refused.first_mut() {
-                    first.insert.reserved = Some(reserved);
-                }
-                Arrived { number, took: began.elapsed(), refused }
-            }
-            .instrument(span),
-        );
-        self.batches.push_back(Sent { number, committed, newest_commit, arrived: false });
-    }
-
-    /// What an insert into the table has to ask first.
-    fn claim_on(&self, index: usize) -> Option<Arc<Claim>> {
-        self.claim.clone().filter(|_| keeps_every_row(&self.planned[index]))
-    }
-
-    async fn arrived(&mut self, arrived: Arrived) -> Result<(), Vec<Problem>> {
-        self.hold(arrived.refused)?;
-        self.insert_took = (self.insert_took + arrived.took) / 2;
-        if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == arrived.number) {
-            batch.arrived = true;
-            let age = batch.newest_commit.map(|commit| now().0.saturating_sub(commit.0));
-            self.delay =
-                age.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))).or(self.delay);
-        }
-        while self.batches.front().is_some_and(|batch| batch.arrived) {
-            if let Some(batch) = self.batches.pop_front() {
-                self.durable = self.durable.max(batch.committed);
-            }
-        }
-        for (index, values) in std::mem::take(&mut self.altered) {
-            let id = self.planned[index].id;
-            self.say(id, Report::ValuesAltered(id, values)).await;
-        }
-        self.pass_quiet_log();
-        self.acknowledge(false).await
-    }
-
-    /// Waits until everything that was read is in the destination. PostgreSQL hears of us meanwhile.
-    async fn arrive_all(&mut self) -> Result<(), Vec<Problem>> {
-        if self.applier.buffered_rows() > 0 {
-            self.send().await?;
-        }
-        self.arrive_sent().await
-    }
-
-    /// Waits until everything that was sent is in the destination.
-    async fn arrive_sent(&mut self) -> Result<(), Vec<Problem>> {
-        while !self.batches.is_empty() {
-            tokio::select! {
-                Some(arrived) = self.arriving.join_next() => {
-                    self.arrived(arrived.map_err(|_| vec![super::stopped()])?).await?;
-                }
-                () = tokio::time::sleep(STATUS) => self.acknowledge(false).await?,
-            }
-        }
-        Ok(())
     }
 
     fn keepalive(&mut self, end: Lsn) {
