@@ -328,7 +328,8 @@ fn write_inspection(inspection: &Inspection) -> wire::Inspect {
     let (spec, list_source_tables, slot_name) = match &inspection.subject {
         InspectionSubject::Pipe(spec) => (crate::spec::with_secrets(spec), false, String::new()),
         InspectionSubject::Source(source) => (of_source(source), true, String::new()),
-        InspectionSubject::Slot(source, name) => (of_source(source), false, name.clone()),
+        // A worker of the release before knows of no slots, and lists tables, which does no harm.
+        InspectionSubject::Slot(source, name) => (of_source(source), true, name.clone()),
     };
     wire::Inspect {
         slot_name,
@@ -342,7 +343,7 @@ fn write_inspection(inspection: &Inspection) -> wire::Inspect {
 fn read_inspection(inspect: wire::Inspect) -> Result<Inspection, ProtocolError> {
     let spec = inspect.spec.ok_or_else(|| missing("spec"))?;
     let slot_name = inspect.slot_name;
-    let subject = if inspect.list_source_tables || !slot_name.is_empty() {
+    let subject = if inspect.list_source_tables {
         let source = spec.source.ok_or_else(|| missing("spec.source"))?;
         let source = PostgresSource::try_from(source).map_err(|error| error.within("spec.source"))?;
         match slot_name.is_empty() {

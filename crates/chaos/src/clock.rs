@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Where Debian and Fedora put it.
 const PLACES: [&str; 3] = [
@@ -11,9 +10,6 @@ const PLACES: [&str; 3] = [
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib64/faketime/libfaketime.so.1",
 ];
-
-/// How long it takes at most until a change is seen.
-pub(crate) const SEEN_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// The library, where it is installed.
 pub(crate) fn library() -> Option<PathBuf> {

@@ -21,6 +21,9 @@ use crate::schedule::{COORDINATORS, Fault, WORKERS};
 
 /// The file that tells PostgreSQL what time it is. (ClickHouse asks the kernel, past libfaketime.)
 const SOURCE_CLOCK: &str = "postgres.clock";
+/// How long it may take to see that it is right again, and how often that is looked at.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The one pipe.
 pub(crate) const PIPE: &str = "chaos";
@@ -259,6 +262,22 @@ impl Fleet {
     /// Moves PostgreSQL's wall clock so many hours away from the time that it is.
     pub(crate) fn set_source_clock(&self, hours: i64) -> anyhow::Result<()> {
         clock::set(&self.folder.join(SOURCE_CLOCK), hours)
+    }
+
+    /// Waits until PostgreSQL has seen that its clock is right again, which takes a second or two.
+    pub(crate) async fn until_source_clock_is_right(&self) -> anyhow::Result<()> {
+        let sql = "SELECT abs(extract(epoch FROM clock_timestamp())::float8 - $1::float8) < 3600";
+        let seen = async {
+            let client = self.client("template1").await?;
+            loop {
+                let now = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_secs_f64();
+                if client.query_one(sql, &[&now]).await?.try_get(0)? {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(CLOCK_PATIENCE, seen).await.context("PostgreSQL's clock stays wrong")?
     }
 
     /// The workers' hosts.

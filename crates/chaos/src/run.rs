@@ -11,7 +11,6 @@ use millrace_devstack::proxy::Mode;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::clock;
 use crate::fleet::{Fleet, PIPE, WORKER_IDS, connect};
 use crate::memory;
 use crate::schedule::{Entry, Fault, schedule};
@@ -330,7 +329,7 @@ impl Run<'_> {
             Fault::SourceClock(_) => {
                 fleet.set_source_clock(0)?;
                 // PostgreSQL's own timers go by this clock, that of a deadlock for instance: who waits by the other one would wait for a day.
-                tokio::time::sleep(clock::SEEN_WITHIN).await;
+                fleet.until_source_clock_is_right().await?;
                 let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'postgres' AND pid <> pg_backend_pid()";
                 fleet.at_catalog(others).await
             }

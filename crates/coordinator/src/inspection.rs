@@ -61,10 +61,10 @@ impl Inspections {
         Some((worker.clone(), CoordinatorMessage::Inspect(Box::new(inspection))))
     }
 
-    /// Whether another slot can be asked for.
-    pub(crate) fn has_room_for_slot(&mut self) -> bool {
+    /// How many more slots can be asked for.
+    pub(crate) fn room_for_slots(&mut self) -> usize {
         self.slots.retain(|_, open| open.asked.elapsed() < SLOT_PATIENCE);
-        self.slots.len() < MOST_SLOTS
+        MOST_SLOTS.saturating_sub(self.slots.len())
     }
 
     /// Asks a worker about a pipe's slot.

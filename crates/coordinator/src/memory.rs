@@ -24,6 +24,8 @@ pub(crate) struct Memory {
     pub(crate) stream: Option<(StreamProgress, Timestamp)>,
     /// How full the slot was when it was last looked at.
     pub(crate) slot: Option<(SlotHealth, Timestamp)>,
+    /// Since when it is in danger.
+    pub(crate) slot_in_danger: Option<Timestamp>,
     /// When somebody was asked to look last.
     pub(crate) slot_asked: Option<Instant>,
     /// How often the stream failed since it last got anything into the destination: one whose destination is away gets on until it
@@ -104,6 +106,13 @@ impl Memory {
         attempts == 1
     }
 
+    /// Takes note of how full the slot is; `None` where there is none any more.
+    pub(crate) fn sees_slot(&mut self, slot: Option<SlotHealth>, now: Timestamp) {
+        let in_danger = slot.as_ref().is_some_and(SlotHealth::in_danger);
+        self.slot_in_danger = in_danger.then(|| self.slot_in_danger.unwrap_or(now));
+        self.slot = slot.map(|slot| (slot, now));
+    }
+
     /// Takes note that a task gets on; true where it had failed before.
     pub(crate) fn succeeds(&mut self, task: &Task) -> bool {
         self.trouble.remove(task).is_some()
@@ -142,6 +151,25 @@ mod tests {
         let pauses: Vec<u128> = (1..=8).map(|attempt| backoff(attempt).as_millis()).collect();
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 10000, 10000]);
         assert_eq!(backoff(u32::MAX), LONGEST_BACKOFF);
+    }
+
+    #[test]
+    fn a_slot_is_in_danger_since_it_was_first_seen_so_until_it_is_not() {
+        let slot = |retained, headroom| {
+            Some(SlotHealth { wal_status: "extended".to_owned(), retained, headroom: Some(headroom) })
+        };
+        let mut memory = Memory::default();
+        for (at, seen, since) in [
+            (1, slot(900, 100), None),
+            (2, slot(901, 99), Some(2)),
+            (3, slot(950, 50), Some(2)),
+            (4, slot(1, 999), None),
+            (5, slot(999, 1), Some(5)),
+            (6, None, None),
+        ] {
+            memory.sees_slot(seen, Timestamp(at));
+            assert_eq!(memory.slot_in_danger, since.map(Timestamp), "at {at}");
+        }
     }
 
     #[test]

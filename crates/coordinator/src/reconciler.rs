@@ -90,6 +90,8 @@ pub(crate) struct Reconciler<C> {
     deferred: BTreeSet<PipeId>,
     /// The last one that was chosen of more than one turn plans for.
     planned_last: Option<PipeId>,
+    /// The last one whose slot was asked for.
+    slots_seen_to: Option<PipeId>,
     /// Workers came, went, or are drained since the list of them was published.
     workers_changed: bool,
     /// Pipes whose view is out of date, though nothing of them was stored.
@@ -125,6 +127,7 @@ impl<C: Catalog> Reconciler<C> {
             dirty: BTreeSet::new(),
             deferred: BTreeSet::new(),
             planned_last: None,
+            slots_seen_to: None,
             workers_changed: true,
             stale_views: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -430,7 +433,9 @@ impl<C: Catalog> Reconciler<C> {
             WorkerMessage::Report { epoch, report } => self.report(&worker_id, epoch, report),
             WorkerMessage::InspectReply { request_id, problems, tables, slot } => {
                 if let Some(id) = self.inspections.answered_slot(&worker_id, request_id) {
-                    self.slot_seen(id, slot);
+                    if problems.is_empty() {
+                        self.slot_seen(id, slot);
+                    }
                 } else if !self.inspections.answer(&worker_id, request_id, problems, tables) {
                     Refused::Unasked.count();
                 }
@@ -511,30 +516,39 @@ impl<C: Catalog> Reconciler<C> {
         }
     }
 
-    /// Has slots looked at whose turn it is, whether or not anything flows: a pipe that rests is the one whose slot fills.
+    /// Has slots looked at whose turn it is, whether or not anything flows: a pipe that rests is the one whose slot fills. Where they are more than can be asked for at a time, it goes on
+    /// behind the last one, so that none is left out. The worker that streams, or did last, reaches the source.
     fn look_at_slots(&mut self) {
-        for (id, pipe) in &mut self.pipes {
+        let due = |pipe: &Pipe| pipe.memory.slot_asked.is_none_or(|asked| asked.elapsed() >= LOOK_AT_SLOT);
+        let behind = self.slots_seen_to.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let from_there = self.pipes.range((behind, Bound::Unbounded)).chain(&self.pipes);
+        let ids: Vec<PipeId> = from_there
+            .filter(|(_, pipe)| pipe.aggregate.pipe().slot.is_some() && due(pipe))
+            .map(|(id, _)| id.clone())
+            .take(self.inspections.room_for_slots())
+            .collect();
+        for id in ids {
+            let Some(pipe) = self.pipes.get_mut(&id).filter(|pipe| due(pipe)) else { continue };
             let record = pipe.aggregate.pipe();
-            let due = pipe.memory.slot_asked.is_none_or(|asked| asked.elapsed() >= LOOK_AT_SLOT);
-            let Some(slot) = record.slot.as_ref().filter(|_| due) else { continue };
-            if !self.inspections.has_room_for_slot() {
-                return;
-            }
-            let Some(worker) = self.sessions.any_connected(&record.spec.settings.worker_selector) else {
+            let Some(slot) = &record.slot else { continue };
+            let selector = &record.spec.settings.worker_selector;
+            let streamer = pipe.memory.last_streamer.as_ref();
+            let fits = streamer.filter(|worker| self.sessions.is_connected(worker, selector));
+            let Some(worker) = fits.or_else(|| self.sessions.any_connected(selector)).cloned() else {
                 continue;
             };
             let subject = InspectionSubject::Slot(record.spec.source.clone(), slot.name.clone());
-            let message = self.inspections.begin_slot(id.clone(), subject, worker);
-            let worker = worker.clone();
+            let message = self.inspections.begin_slot(id.clone(), subject, &worker);
             self.sessions.send(&worker, message);
             pipe.memory.slot_asked = Some(Instant::now());
+            self.slots_seen_to = Some(id);
         }
     }
 
     /// Keeps what was seen of a pipe's slot. What could not be seen leaves what was seen before, which grows old.
     fn slot_seen(&mut self, id: PipeId, slot: Option<SlotHealth>) {
-        if let (Some(pipe), Some(slot)) = (self.pipes.get_mut(&id), slot) {
-            pipe.memory.slot = Some((slot, now()));
+        if let Some(pipe) = self.pipes.get_mut(&id) {
+            pipe.memory.sees_slot(slot, now());
             self.stale_views.insert(id);
         }
     }

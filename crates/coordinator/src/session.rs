@@ -186,9 +186,14 @@ impl Sessions {
         lost
     }
 
+    /// Whether a worker of those selected is connected, to be asked something.
+    pub(crate) fn is_connected(&self, id: &WorkerId, selector: &Labels) -> bool {
+        let fits = |worker: &Worker| worker.hello.labels.satisfy(selector) && worker.connected();
+        self.workers.get(id).is_some_and(fits) && !self.drains(id)
+    }
+
     /// A connected worker of those selected, for a question that any of them can answer.
     pub(crate) fn any_connected(&self, selector: &Labels) -> Option<&WorkerId> {
-        let mut fit = self.workers.iter().filter(|(_, worker)| worker.hello.labels.satisfy(selector));
-        fit.find(|(id, worker)| worker.connected() && !self.drains(id)).map(|(id, _)| id)
+        self.workers.keys().find(|id| self.is_connected(id, selector))
     }
 }

@@ -95,9 +95,8 @@ fn health(pipe: &PipeAggregate, memory: &Memory) -> (Health, Timestamp, Option<P
     if let (Some(since), Some((_, problem))) = (memory.held_since, held(pipe, memory).first()) {
         return (Health::Degraded, since, Some(problem.clone()));
     }
-    let in_danger = memory.slot.as_ref().filter(|(slot, _)| record.slot.is_some() && slot.in_danger());
-    if let Some((slot, since)) = in_danger {
-        return (Health::Degraded, *since, Some(slot_fills(slot)));
+    if let (Some(_), Some(since), Some((slot, _))) = (&record.slot, memory.slot_in_danger, &memory.slot) {
+        return (Health::Degraded, since, Some(slot_fills(slot)));
     }
     let set_aside = pipe.tables().find(|table| table.record.state == TableState::SetAside);
     if let Some(table) = set_aside {

@@ -93,14 +93,13 @@ impl PipeAggregate {
         self.active()
             .filter(|table| table.state == TableState::Streaming && self.pending_verification(table.id))
             .flat_map(move |table| {
-                let parts = table.verification.iter().flat_map(|verification| &verification.parts);
-                let open: Vec<Option<u32>> = match parts.clone().next() {
-                    None => vec![None],
-                    Some(_) => {
-                        let numbered = (0..).zip(parts).filter(|(_, part)| !part.done);
-                        numbered.map(|(number, _)| Some(number)).take(at_a_time).collect()
-                    }
-                };
+                let parts = table.verification.as_ref().map_or(&[][..], |verification| &verification.parts);
+                let numbered = (0..).zip(parts).filter(|(_, part)| !part.done);
+                let mut open: Vec<Option<u32>> =
+                    numbered.map(|(number, _)| Some(number)).take(at_a_time).collect();
+                if parts.is_empty() {
+                    open.push(None);
+                }
                 let task = |part| Task::Verify { table: table.id, source: table.source().clone(), part };
                 open.into_iter().map(task)
             })

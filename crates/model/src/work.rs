@@ -340,7 +340,7 @@ pub enum Outcome {
     Verified(Verified),
     /// [`Work::Verify`] of a large table: nothing was compared yet, it is to be done range by range.
     Divided {
-        /// The first values of the sorting key's first column in each range but the first; ascending, none twice, at least one.
+        /// The first values of the sorting key's first column in each range but the first; ascending, none twice, at least one and at most [`KeyRange::MOST_BOUNDS`].
         bounds: Vec<i64>,
     },
     /// [`Work::Release`]
@@ -384,6 +384,9 @@ pub struct KeyRange {
 }
 
 impl KeyRange {
+    /// A table is never divided at more values than this.
+    pub const MOST_BOUNDS: usize = 1_000;
+
     /// Every row.
     pub const ALL: Self = Self { from: None, until: None };
 

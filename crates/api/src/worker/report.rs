@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use millrace_model::work::{
-    DestinationFacts, DifferenceKind, Outcome, Progress, Report, RowDifference, StreamProgress, TableSize,
-    Verified,
+    DestinationFacts, DifferenceKind, KeyRange, Outcome, Progress, Report, RowDifference, StreamProgress,
+    TableSize, Verified,
 };
 use millrace_model::{Epoch, Lsn, Problem, TableId};
 
@@ -250,10 +250,12 @@ pub(super) fn read_finished(finished: wire::Finished) -> Result<WorkerMessage, P
             Outcome::Verified(read_verified(found).map_err(|error| error.within("verify"))?)
         }
         WireOutcome::VerifyDivision(wire::VerifyDivision { bounds }) => {
-            if bounds.is_empty() || !bounds.is_sorted_by(|one, next| one < next) {
+            if !(1..=KeyRange::MOST_BOUNDS).contains(&bounds.len())
+                || !bounds.is_sorted_by(|one, next| one < next)
+            {
                 return Err(ProtocolError::at(
                     "verifyDivision.bounds",
-                    "at least one, ascending, none twice",
+                    "1 to 1000 are expected, ascending, none twice",
                 ));
             }
             Outcome::Divided { bounds }

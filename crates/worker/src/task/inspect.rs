@@ -1,11 +1,22 @@
 //! Answering a question about a source and destination. Changes nothing.
 
+use std::time::Duration;
+
 use millrace_api::offer::OfferedTable;
 use millrace_api::worker::{Inspection, InspectionSubject, WorkerMessage};
+use millrace_model::Problem;
 use millrace_postgres::{Session, offered_tables};
 use tracing::Instrument;
 
 use super::provision;
+
+/// A slot is asked for again and again, so each question ends before the next one comes.
+const SLOT_DEADLINE: Duration = Duration::from_secs(12);
+
+fn no_answer() -> Problem {
+    let message = format!("the source did not say within {} s how full the slot is", SLOT_DEADLINE.as_secs());
+    Problem::transient("SOURCE_UNREACHABLE", message, "it is asked again by itself")
+}
 
 /// Looks and answers; trouble on the way is part of the answer.
 pub(crate) async fn answer(question: Inspection) -> WorkerMessage {
@@ -35,13 +46,11 @@ pub(crate) async fn answer(question: Inspection) -> WorkerMessage {
                 }
             },
             InspectionSubject::Slot(source, name) => {
-                let health = match Session::connect(&source, "millrace").await {
-                    Ok(session) => session.slot_health(&name).await,
-                    Err(error) => Err(error),
-                };
-                let (slot, problems) = match health {
-                    Ok(slot) => (slot, Vec::new()),
-                    Err(error) => (None, vec![millrace_postgres::classify(&error)]),
+                let look = async { Session::connect(&source, "millrace").await?.slot_health(&name).await };
+                let (slot, problems) = match tokio::time::timeout(SLOT_DEADLINE, look).await {
+                    Ok(Ok(slot)) => (slot, Vec::new()),
+                    Ok(Err(error)) => (None, vec![millrace_postgres::classify(&error)]),
+                    Err(_) => (None, vec![no_answer()]),
                 };
                 WorkerMessage::InspectReply { request_id, problems, tables: Vec::new(), slot }
             }
