@@ -519,16 +519,13 @@ impl<C: Catalog> Reconciler<C> {
     /// Has slots looked at whose turn it is, whether or not anything flows: a pipe that rests is the one whose slot fills. Where they are more than can be asked for at a time, it goes on
     /// behind the last one, so that none is left out. The worker that streams, or did last, reaches the source.
     fn look_at_slots(&mut self) {
-        let due = |pipe: &Pipe| pipe.memory.slot_asked.is_none_or(|asked| asked.elapsed() >= LOOK_AT_SLOT);
-        let behind = self.slots_seen_to.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let from_there = self.pipes.range((behind, Bound::Unbounded)).chain(&self.pipes);
-        let ids: Vec<PipeId> = from_there
-            .filter(|(_, pipe)| pipe.aggregate.pipe().slot.is_some() && due(pipe))
-            .map(|(id, _)| id.clone())
-            .take(self.inspections.room_for_slots())
-            .collect();
-        for id in ids {
-            let Some(pipe) = self.pipes.get_mut(&id).filter(|pipe| due(pipe)) else { continue };
+        let due = |pipe: &Pipe| {
+            let asked = pipe.memory.slot_asked;
+            pipe.aggregate.pipe().slot.is_some() && asked.is_none_or(|asked| asked.elapsed() >= LOOK_AT_SLOT)
+        };
+        let ids = self.pipes.iter().filter(|(_, pipe)| due(pipe)).map(|(id, _)| id.clone()).collect();
+        for id in in_turn(&ids, self.slots_seen_to.as_ref(), self.inspections.room_for_slots()) {
+            let Some(pipe) = self.pipes.get_mut(&id) else { continue };
             let record = pipe.aggregate.pipe();
             let Some(slot) = &record.slot else { continue };
             let selector = &record.spec.settings.worker_selector;
@@ -662,11 +659,7 @@ impl<C: Catalog> Reconciler<C> {
         if self.deferred.len() <= PIPES_PER_TURN {
             return std::mem::take(&mut self.deferred);
         }
-        let behind = self.planned_last.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut chosen: Vec<PipeId> = self.deferred.range((behind, Bound::Unbounded)).cloned().collect();
-        chosen.truncate(PIPES_PER_TURN);
-        let from_the_first = PIPES_PER_TURN - chosen.len();
-        chosen.extend(self.deferred.iter().take(from_the_first).cloned());
+        let chosen = in_turn(&self.deferred, self.planned_last.as_ref(), PIPES_PER_TURN);
         self.planned_last = chosen.last().cloned();
         let chosen = chosen.into_iter().collect();
         self.deferred.retain(|id| !BTreeSet::contains(&chosen, id));
@@ -783,6 +776,13 @@ impl<C: Catalog> Reconciler<C> {
     }
 }
 
+/// At most so many of the pipes, from the one behind the last on and round from the first, each once: whoever takes turns so leaves nobody out.
+fn in_turn(pipes: &BTreeSet<PipeId>, last: Option<&PipeId>, most: usize) -> Vec<PipeId> {
+    let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+    let round = pipes.range::<PipeId, _>((behind, Bound::Unbounded)).chain(pipes);
+    round.take(most.min(pipes.len())).cloned().collect()
+}
+
 fn message(order: Order) -> CoordinatorMessage {
     match order {
         Order::Assign(assignment) => CoordinatorMessage::Assign(assignment),
@@ -800,4 +800,28 @@ fn answer<T>(reply: oneshot::Sender<T>, value: T) {
 
 fn now() -> Timestamp {
     Timestamp::from_system(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_more_pipes_than_there_is_room_for_each_has_its_turn() {
+        let pipes: BTreeSet<PipeId> = (0..7).map(PipeId::from_random).collect();
+        let (mut last, mut turns) = (None, Vec::new());
+        for _ in 0..7 {
+            let chosen = in_turn(&pipes, last.as_ref(), 3);
+            assert_eq!(chosen.len(), 3);
+            last = chosen.last().cloned();
+            turns.extend(chosen);
+        }
+        for pipe in &pipes {
+            assert_eq!(turns.iter().filter(|turn| *turn == pipe).count(), 3, "{pipe}");
+        }
+        assert_eq!(in_turn(&pipes, last.as_ref(), 100).len(), 7, "each once");
+        let gone = PipeId::from_random(99);
+        assert_eq!(in_turn(&pipes, Some(&gone), 2).len(), 2);
+        assert!(in_turn(&BTreeSet::new(), None, 3).is_empty());
+    }
 }
