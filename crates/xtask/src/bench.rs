@@ -54,6 +54,9 @@ pub(crate) struct BenchArgs {
     /// stream: changes of each workload. Below about 200,000 there is less than 32 MiB of log, and Millrace does not catch up in bulk.
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1..))]
     changes: u32,
+    /// stream: only the workloads over so many tables; may be given several times.
+    #[arg(long)]
+    stream_tables: Vec<u32>,
     /// small: transactions.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     transactions: u32,
@@ -140,7 +143,7 @@ async fn measure(testbed: &Testbed, arguments: &BenchArgs) -> anyhow::Result<()>
         let report = &mut Report::new(case.name(), runs);
         match case {
             Case::Load => load::run(testbed, &load_sizes(arguments), report).await?,
-            Case::Stream => stream::run(testbed, arguments.changes, report).await?,
+            Case::Stream => stream::run(testbed, arguments.changes, &arguments.stream_tables, report).await?,
             Case::Small => small::run(testbed, arguments.scale, arguments.transactions, report).await?,
             Case::Delay => delay::run(testbed, Duration::from_secs(arguments.seconds.into()), report).await?,
             Case::Growth => {

@@ -7,6 +7,7 @@
 mod amend;
 mod batches;
 mod bulk;
+mod cadence;
 mod claim;
 mod hold;
 mod schema;
@@ -42,6 +43,7 @@ use crate::desk::Reporter;
 use crate::fence::{self, Watch};
 use crate::spool::Spool;
 use amend::amendment;
+use cadence::Cadence;
 use claim::Claim;
 use hold::{Refused, Struggle, Tried};
 
@@ -57,9 +59,6 @@ const BUSY_TABLES: usize = 8;
 const FIRST_INCOMPLETE_ROWS: usize = 100;
 /// How long an insert of a batch is tried before its table is held: the others of the batch wait for it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Time between two batches for each table that waits, up to the sync interval: each gets an insert of its own, which costs ClickHouse milliseconds however few rows it brings,
-/// and a part that must be merged.
-const PACE: Duration = Duration::from_millis(40);
 /// How often the slot hears of the durable position, at least; PostgreSQL's default `wal_sender_timeout` is a minute.
 const STATUS: Duration = Duration::from_secs(5);
 /// How often the coordinator hears how far the stream is.
@@ -210,7 +209,7 @@ pub(crate) async fn run(
     let mut pump = Pump {
         claim,
         watch,
-        interval: Duration::ZERO,
+        cadence: Cadence::new(stream.spec.settings.sync_interval, Instant::now()),
         batch_rows: 1,
         goal: None,
         durable: stream.durable,
@@ -219,8 +218,6 @@ pub(crate) async fn run(
         batches: VecDeque::new(),
         arriving: JoinSet::new(),
         next_batch: 0,
-        last_batch: None,
-        insert_took: Duration::ZERO,
         incomplete_rows: FIRST_INCOMPLETE_ROWS,
         largest: HashMap::new(),
         said_until: HashMap::new(),
@@ -326,6 +323,7 @@ struct Sent {
 
 struct Arrived {
     number: u64,
+    tables: u32,
     took: Duration,
     refused: Vec<Refused>,
 }
@@ -348,8 +346,7 @@ struct Pump<'a> {
     claim: Option<Arc<Claim>>,
     /// Asked before anything is written.
     watch: Watch,
-    /// The shortest time from one batch to the next.
-    interval: Duration,
+    cadence: Cadence,
     batch_rows: usize,
     /// The end of the source's log when the stream began: once that is durable the stream has caught up.
     goal: Option<Lsn>,
@@ -359,8 +356,6 @@ struct Pump<'a> {
     batches: VecDeque<Sent>,
     arriving: JoinSet<Arrived>,
     next_batch: u64,
-    last_batch: Option<Instant>,
-    insert_took: Duration,
     /// Rows of a batch that may lack values: so many that what is found fits into a batch.
     incomplete_rows: usize,
     /// Bytes of the largest row of a table that was looked for last.
@@ -467,7 +462,7 @@ impl Pump<'_> {
                     self.look_at_partitions().await?;
                 }
                 Wake::Report => self.report(),
-                Wake::Flush => self.send().await?,
+                Wake::Flush => self.flush().await?,
                 Wake::Read(read) => {
                     read.map_err(|error| vec![self.source_failed(&error)])?;
                     self.take_in().await?;
@@ -476,19 +471,27 @@ impl Pump<'_> {
         }
     }
 
-    /// When what waits may go: at once where the stream was quiet; otherwise so much later than the batch before that inserts take at most a third of the time, and that a table gets
-    /// few of them where there are many. A stream that is behind does not get ahead by inserting little and often, so its batches wait for half the sync interval at least.
+    /// When what waits goes.
     fn due(&self) -> Instant {
         let now = Instant::now();
-        if self.is_full() {
-            return now;
+        if self.is_full() { now } else { self.cadence.due(now, self.waiting_tables(), self.is_behind()) }
+    }
+
+    /// Sends what is due.
+    async fn flush(&mut self) -> Result<(), Vec<Problem>> {
+        let now = Instant::now();
+        if !self.is_full() && now < self.cadence.turn(now, self.waiting_tables(), self.is_behind()) {
+            self.cadence.has_hastened(now);
         }
-        let whole = self.interval * 10;
-        let behind = self.delay.is_some_and(|delay| delay > whole / 2);
-        let shortest = if behind { whole / 2 } else { self.interval };
-        let tables = u32::try_from(self.applier.waiting_tables()).unwrap_or(u32::MAX);
-        let pause = PACE.saturating_mul(tables).clamp(shortest, whole);
-        self.last_batch.map_or(now, |last| last + pause.max(self.insert_took * 2))
+        self.send().await
+    }
+
+    fn waiting_tables(&self) -> u32 {
+        u32::try_from(self.applier.waiting_tables()).unwrap_or(u32::MAX)
+    }
+
+    fn is_behind(&self) -> bool {
+        self.delay.is_some_and(|delay| delay > self.stream.spec.settings.sync_interval / 2)
     }
 
     /// An insert costs ClickHouse the same whether it brings a hundred rows or ten thousand, so what is spread over many tables may wait for longer.
@@ -501,6 +504,7 @@ impl Pump<'_> {
 
     /// Takes in everything that was read.
     async fn take_in(&mut self) -> Result<(), Vec<Problem>> {
+        self.cadence.has_read(Instant::now());
         loop {
             let (whole, pipe) = (&self.shared.whole, &self.stream.pipe);
             let failed = |error| vec![stream_failed(&error, whole, pipe)];

@@ -73,9 +73,17 @@ const BARE_BACKLOG: &str = "bare START_REPLICATION, backlog";
 const LIVE: &str = "Millrace, live";
 const BACKLOG: &str = "Millrace, backlog";
 
-/// Measures the workloads, of so many changes each.
-pub(super) async fn run(testbed: &Testbed, changes: u32, report: &mut Report) -> anyhow::Result<()> {
+/// Measures the workloads, of so many changes each: those over these numbers of tables, or all where none is given.
+pub(super) async fn run(
+    testbed: &Testbed,
+    changes: u32,
+    tables: &[u32],
+    report: &mut Report,
+) -> anyhow::Result<()> {
     for (transactions, kind, count) in WORKLOADS {
+        if !tables.is_empty() && !tables.contains(&count) {
+            continue;
+        }
         testbed.make_place(PLACE).await?;
         let workload = Workload::new(PLACE, kind, transactions, count, changes);
         workload.make_tables(testbed).await?;

@@ -172,7 +172,7 @@ impl Pump<'_> {
     /// What the settings say of the stream.
     pub(super) fn take_settings(&mut self) {
         let settings = &self.stream.spec.settings;
-        self.interval = settings.sync_interval / 10;
+        self.cadence.set_sync_interval(settings.sync_interval);
         self.batch_rows = settings.pull_batch_size as usize;
     }
 }

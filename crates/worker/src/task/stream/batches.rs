@@ -53,7 +53,7 @@ impl Pump<'_> {
     ) {
         let number = self.next_batch;
         self.next_batch += 1;
-        self.last_batch = Some(Instant::now());
+        self.cadence.has_sent(Instant::now());
         let rows: usize = blocks.iter().map(|(_, block)| block.rows).sum();
         let inserts: Vec<_> = blocks
             .into_iter()
@@ -78,7 +78,8 @@ impl Pump<'_> {
                 }
             })
             .collect();
-        let span = tracing::info_span!("insert", rows, tables = inserts.len());
+        let tables = u32::try_from(inserts.len()).unwrap_or(u32::MAX);
+        let span = tracing::info_span!("insert", rows, tables);
         let began = Instant::now();
         self.arriving.spawn(
             async move {
@@ -93,7 +94,7 @@ impl Pump<'_> {
                 if let Some(first) = refused.first_mut() {
                     first.insert.reserved = Some(reserved);
                 }
-                Arrived { number, took: began.elapsed(), refused }
+                Arrived { number, tables, took: began.elapsed(), refused }
             }
             .instrument(span),
         );
@@ -107,7 +108,7 @@ impl Pump<'_> {
 
     pub(super) async fn arrived(&mut self, arrived: Arrived) -> Result<(), Vec<Problem>> {
         self.hold(arrived.refused)?;
-        self.insert_took = (self.insert_took + arrived.took) / 2;
+        self.cadence.has_arrived(arrived.took, arrived.tables);
         if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == arrived.number) {
             batch.arrived = true;
             let age = batch.newest_commit.map(|commit| now().0.saturating_sub(commit.0));
