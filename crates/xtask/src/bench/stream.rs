@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
+
 use super::arrival;
 use super::bare::Slot;
 use super::meter::Usage;
@@ -80,6 +82,10 @@ pub(super) async fn run(
     tables: &[u32],
     report: &mut Report,
 ) -> anyhow::Result<()> {
+    let unknown = tables.iter().find(|tables| WORKLOADS.iter().all(|(_, _, count)| count != *tables));
+    if let Some(unknown) = unknown {
+        bail!("no workload is over {unknown} tables; --stream-tables takes 1, 10 and 200");
+    }
     for (transactions, kind, count) in WORKLOADS {
         if !tables.is_empty() && !tables.contains(&count) {
             continue;

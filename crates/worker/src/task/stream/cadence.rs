@@ -11,6 +11,8 @@ use tokio::time::Instant;
 const PACE: Duration = Duration::from_millis(40);
 /// Inserts of so many tables at a time cost little.
 const FEW: u32 = 8;
+/// More is not expected of inserts than is: one large block says little of many small ones, and a long sync interval is not to be exceeded on a guess.
+const EXPECTED_AT_MOST: Duration = Duration::from_secs(1);
 /// A stream that brought nothing for so long has come to rest.
 const REST: Duration = Duration::from_millis(100);
 
@@ -77,8 +79,7 @@ impl Cadence {
     pub(super) fn turn(&self, now: Instant, tables: u32, behind: bool) -> Instant {
         let Some(sent) = self.sent else { return now };
         let pause = PACE.saturating_mul(tables).clamp(self.shortest(behind), self.longest);
-        // What was measured of other tables may say nothing of these.
-        let expected = self.cost.saturating_mul(tables).min(self.longest);
+        let expected = self.cost.saturating_mul(tables).min(self.longest).min(EXPECTED_AT_MOST);
         sent + pause.max(self.took * 2).max(if tables > FEW { expected * 3 } else { Duration::ZERO })
     }
 
@@ -143,6 +144,11 @@ mod tests {
         assert_eq!(due(100), millis(2_400));
         // What a large block took is not expected of each of a thousand small ones.
         assert_eq!(due(1_000), SECOND * 3);
+        // Nor is a long interval exceeded for what is only expected.
+        cadence.set_sync_interval(SECOND * 60);
+        assert_eq!(cadence.due(began, 1_000, false) - began, SECOND * 40);
+        cadence.set_sync_interval(SECOND * 10);
+        assert_eq!(cadence.due(began, 1_000, false) - began, SECOND * 10);
     }
 
     #[test]
